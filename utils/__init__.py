@@ -1,0 +1,1 @@
+"""The code behind the chapters: one package a chapter, and `core`, which all of them use."""

@@ -1,0 +1,1 @@
+"""What every chapter uses and which knows no chapter."""

@@ -1,0 +1,134 @@
+"""Pictures: one colour per state or category everywhere, and the timeline that draws a trace.
+
+Only matplotlib's object interface is used: `pyplot` keeps a global list of figures, which
+leaks in a notebook and is not safe in a thread. A `Picture` shows itself in a notebook and is
+freed with its last reference.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from utils.core.trace import Trace
+
+# Okabe & Ito, "Color Universal Design" (2008): told apart with every common colour blindness.
+BLUE, SKY, GREEN, YELLOW = "#0072B2", "#56B4E9", "#009E73", "#F0E442"
+ORANGE, VERMILION, PURPLE, GREY = "#E69F00", "#D55E00", "#CC79A7", "#999999"
+INK, PAPER_GREY, LIGHT = "#222222", "#D9D9D9", "#F2F2F2"
+
+COLORS: Mapping[str, str] = {
+    # what a lane is doing
+    "compute": BLUE,
+    "sleep": SKY,
+    "queue": PAPER_GREY,
+    "idle": LIGHT,
+    "lock": VERMILION,
+    "communicate": PURPLE,
+    "load": YELLOW,
+    "late": VERMILION,
+    # the phases of a request to a language model
+    "prefill": ORANGE,
+    "decode": GREEN,
+    # a number's origin
+    "guess": PURPLE,
+    "theory": GREY,
+    "measured": BLUE,
+}
+
+_RENDER_DPI, _SHOW_DPI = 150, 92  # rendered finer than shown: sharp on high-density screens
+
+
+class Picture(Figure):
+    """A figure that Jupyter shows as a PNG without pyplot."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        width = round(self.get_figwidth() * _SHOW_DPI)
+        return png(self), {"width": width}
+
+
+def figure(
+    width: float = 9, height: float = 3.4, rows: int = 1, cols: int = 1, **grid: Any
+) -> tuple[Picture, Any]:
+    """A new picture of `width` × `height` inches and its axes, as `pyplot.subplots` gives them."""
+    fig = Picture(figsize=(width, height), layout="constrained")
+    axes = fig.subplots(rows, cols, **grid)
+    for ax in fig.axes:
+        style(ax)
+    return fig, axes
+
+
+def style(ax: Axes) -> Axes:
+    """The course's look: no box, a faint grid behind the data."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#E5E5E5", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, labelsize=9)
+    ax.title.set_fontsize(11)
+    return ax
+
+
+def png(fig: Figure, dpi: int = _RENDER_DPI) -> bytes:
+    """The picture as PNG bytes."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def color(category: str) -> str:
+    """The colour of a category; unknown ones are ink, so that they stand out."""
+    return COLORS.get(category, INK)
+
+
+def timeline(
+    ax: Axes,
+    trace: Trace,
+    *,
+    lanes: Sequence[str] | None = None,
+    title: str = "",
+    until: float | None = None,
+    labels: bool = False,
+) -> Axes:
+    """Draw `trace` on `ax`: a row per lane, a bar per span, seconds since the first start.
+
+    `lanes` orders (and restricts) the rows; `until` fixes the right end in seconds, so that
+    several timelines can share one scale; `labels` writes each span's name into its bar.
+    """
+    rows = tuple(lanes if lanes is not None else trace.lanes)
+    heights = {lane: row for row, lane in enumerate(rows)}
+    origin = trace.start
+    for category in dict.fromkeys(span.category for span in trace.spans):
+        for lane, row in heights.items():
+            spans = [s for s in trace.spans if s.category == category and s.lane == lane]
+            bars = [((s.start - origin) / 1e9, s.seconds) for s in spans]
+            edge = "white" if len(bars) <= 400 else "none"
+            ax.broken_barh(
+                bars, (row - 0.38, 0.76), facecolor=color(category), edgecolor=edge, linewidth=0.4
+            )
+            if labels:
+                for (left, length), span in zip(bars, spans, strict=True):
+                    ax.text(left + length / 2, row, span.name, ha="center", va="center", fontsize=8)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlim(0, until if until is not None else max(trace.duration, 1e-6))
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color="#E5E5E5", linewidth=0.8)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("seconds", fontsize=9)
+    if title:
+        ax.set_title(title, loc="left")
+    return ax
+
+
+def legend(fig: Figure, categories: Sequence[str], names: Mapping[str, str] | None = None) -> None:
+    """One legend below all axes; `names` gives a category a longer text."""
+    names = names or {}
+    handles = [Patch(color=color(c), label=names.get(c, c)) for c in categories]
+    fig.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+    )
