@@ -1,0 +1,259 @@
+"""The same eight tasks, done by one worker and by several: who gains, and why the others don't.
+
+Three kinds of work × three vehicles (threads, processes, coroutines) × a number of workers. The
+theory is two questions: can the workers run at the same time (`slots`), and how many rounds do
+eight tasks then need?
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from matplotlib.axes import Axes
+
+from utils.core import machine, plots
+from utils.core.experiment import Range, checkpoint, experiment, gather
+from utils.core.trace import Span, Trace, now
+from utils.overview import work as jobs
+
+Kind = Literal["python", "waiting", "torch"]
+Vehicle = Literal["threads", "processes", "asyncio"]
+TASKS = 8
+DEADLINE = 60.0  # seconds for anything that blocks
+
+
+@dataclass(frozen=True)
+class Race:
+    """`alone`: one worker, no vehicle at all. `together`: `workers` of them in the vehicle."""
+
+    work: Kind
+    vehicle: Vehicle
+    workers: int
+    cores: int
+    gil: bool
+    alone: Trace
+    together: Trace
+    startup: float  # seconds to get the workers ready, not part of the race
+    cores_kept_busy: float  # CPU seconds a second, during `together`
+    use: machine.CoreUse
+
+    @property
+    def speedup(self) -> float:
+        return self.alone.duration / self.together.duration
+
+    @property
+    def expected(self) -> float:
+        return expected_speedup(self.work, self.vehicle, self.workers, self.cores, self.gil)
+
+
+def expected_speedup(work: Kind, vehicle: Vehicle, workers: int, cores: int, gil: bool) -> float:
+    """The speed-up on an ideal machine: `TASKS` tasks, as many at a time as there are slots.
+
+    Waiting needs no core, so every worker is a slot. Computing needs a core each, and the right
+    to run: coroutines share one thread, and pure-Python threads share the GIL where there is one.
+    """
+    if work == "waiting":
+        slots = workers
+    elif vehicle == "asyncio" or (vehicle == "threads" and work == "python" and gil):
+        slots = 1
+    else:
+        slots = min(workers, cores)
+    return TASKS / math.ceil(TASKS / slots)
+
+
+@experiment
+def race(
+    work: Kind = "python",
+    vehicle: Vehicle = "threads",
+    workers: Annotated[int, Range(1, 8)] = 4,
+    one_core: bool = False,
+) -> Race:
+    """Do `TASKS` tasks of one kind alone, then with `workers`; `one_core` pins both to one core.
+
+    Raises OSError where the system lets no process choose its cores (macOS, Windows).
+    """
+    names = [f"task {number}" for number in range(1, TASKS + 1)]
+    with _one_thread_each(work), machine.pinned(1) if one_core else nullcontext():
+        jobs.prepare(work)
+        alone = Trace(_alone(work, names))
+        began = time.perf_counter()
+        with _VEHICLES[vehicle](work, workers) as run:
+            startup = time.perf_counter() - began
+            with machine.CoreMeter(interval=0.05) as meter:
+                cpu, start = machine.cpu_seconds(), time.perf_counter()
+                spans = run(names)
+                elapsed = time.perf_counter() - start
+                cpu = machine.cpu_seconds() - cpu
+    return Race(
+        work,
+        vehicle,
+        workers,
+        1 if one_core else machine.cores(),
+        machine.gil(),
+        alone,
+        Trace(_number_lanes(spans, vehicle)),
+        startup,
+        cpu / elapsed,
+        meter.use,
+    )
+
+
+@contextmanager
+def _one_thread_each(work: Kind) -> Iterator[None]:
+    """Torch would use every core for one product; here the *workers* are the parallelism."""
+    if work != "torch":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _alone(work: Kind, names: Sequence[str]) -> Iterator[Span]:
+    for done, name in enumerate(names):
+        checkpoint(done, 2 * TASKS, "alone")
+        yield jobs.timed(work, name, "alone")
+
+
+Run = Callable[[Sequence[str]], list[Span]]
+
+
+@contextmanager
+def _threads(work: Kind, workers: int) -> Iterator[Run]:
+    with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
+        yield lambda names: _through(pool, work, names)
+
+
+@contextmanager
+def _processes(work: Kind, workers: int) -> Iterator[Run]:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Semaphore(0)
+    pool = ProcessPoolExecutor(workers, context, initializer=jobs.get_ready, initargs=(work, ready))
+    try:
+        for _ in range(workers):  # with spawn, a task that finds nobody idle starts a worker
+            pool.submit(int)
+        deadline = time.monotonic() + DEADLINE
+        for count in range(workers):
+            while not ready.acquire(timeout=0.05):
+                checkpoint(TASKS, 2 * TASKS, f"{count} of {workers} processes ready")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{count} of {workers} processes ready after {DEADLINE} s")
+        yield lambda names: _through(pool, work, names)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _asyncio(work: Kind, workers: int) -> Iterator[Run]:
+    # A notebook's main thread already runs an event loop, and one thread holds only one: ours
+    # runs in a thread of its own.
+    with ThreadPoolExecutor(1, thread_name_prefix="event-loop") as pool:
+
+        def run(names: Sequence[str]) -> list[Span]:
+            future = pool.submit(asyncio.run, _coroutines(work, workers, names))
+            return gather([future], timeout=DEADLINE, note="together", before=TASKS)[0]
+
+        yield run
+
+
+async def _coroutines(work: Kind, workers: int, names: Sequence[str]) -> list[Span]:
+    todo, spans = list(reversed(names)), []
+
+    async def worker(lane: str) -> None:
+        while todo:
+            name = todo.pop()
+            if work == "waiting":
+                start = now()
+                await asyncio.sleep(jobs.WAIT)
+                spans.append(Span(lane, "sleep", name, start, now()))
+            else:  # nothing to await in a computation: the event loop stands still meanwhile
+                spans.append(jobs.timed(work, name, lane))
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(worker(str(number)) for number in range(workers)))
+    return spans
+
+
+def _through(pool: Executor, work: Kind, names: Sequence[str]) -> list[Span]:
+    futures = [pool.submit(jobs.timed, work, name) for name in names]
+    return gather(futures, timeout=DEADLINE, note="together", before=TASKS, total=2 * TASKS)
+
+
+def _number_lanes(spans: list[Span], vehicle: Vehicle) -> Iterator[Span]:
+    """Call the workers 1, 2, 3 in order of appearance, whatever the system calls them."""
+    noun = {"threads": "thread", "processes": "process", "asyncio": "coroutine"}[vehicle]
+    numbers: dict[str, int] = {}
+    for span in sorted(spans, key=lambda span: span.start):
+        number = numbers.setdefault(span.lane, len(numbers) + 1)
+        yield span._replace(lane=f"{noun} {number}")
+
+
+_VEHICLES = {"threads": _threads, "processes": _processes, "asyncio": _asyncio}
+
+
+def plot(result: Race) -> plots.Picture:
+    """Both races on one scale, how busy the cores were, and the speed-up beside the theory."""
+    lanes = len(result.together.lanes)
+    fig = plots.Picture(figsize=(9, 2.9 + 0.22 * lanes), layout="constrained")
+    grid = fig.add_gridspec(3, 2, height_ratios=[1.2, 0.7 + lanes * 0.55, 1.5], width_ratios=[5, 1])
+    alone, together, busy = (plots.style(fig.add_subplot(grid[row, 0])) for row in range(3))
+    bars = plots.style(fig.add_subplot(grid[:, 1]))
+    until = max(result.alone.duration, result.together.duration) * 1.02
+    where = "one core" if result.cores == 1 else f"{result.cores} cores"
+    plots.timeline(alone, result.alone, until=until, title=f"{result.work} work, one worker")
+    plots.timeline(
+        together,
+        result.together,
+        until=until,
+        title=f"{result.workers} {result.vehicle} on {where}",
+    )
+    for ax in (alone, together):
+        ax.set_xlabel("")
+        ax.tick_params(labelbottom=False)
+    _plot_use(busy, result, until)
+    _plot_speedup(bars, result)
+    return fig
+
+
+def _plot_use(ax: Axes, result: Race, until: float) -> None:
+    """A row a core, the darker the busier; other programs of the machine show as well."""
+    edges = [(moment - result.together.start) / 1e9 for moment in result.use.at]
+    for left, right, busy in zip(edges, edges[1:], result.use.busy[1:], strict=False):
+        for core, share in enumerate(busy):
+            ax.broken_barh([(left, right - left)], (core - 0.4, 0.8), color="black", alpha=share)
+    cores = len(result.use.busy[0]) if result.use.busy else 1
+    ax.set(xlim=(0, until), ylim=(cores - 0.4, -0.6), yticks=range(cores))
+    ax.set_yticklabels([f"core {core}" for core in range(cores)])
+    title = f"cores, the darker the busier; we kept {result.cores_kept_busy:.1f} busy"
+    ax.set_title(title, loc="left")
+    ax.set_xlabel("seconds", fontsize=9)
+    ax.grid(visible=False)
+
+
+def _plot_speedup(ax: Axes, result: Race) -> None:
+    numbers = {"theory": result.expected, "measured": result.speedup}
+    drawn = ax.bar(list(numbers), list(numbers.values()), color=[*map(plots.color, numbers)])
+    ax.bar_label(drawn, fmt="%.2f", fontsize=9, padding=2)
+    ax.set_title("times as fast", loc="left")
+    ax.margins(y=0.15)
+
+
+def table(workers: int = 4) -> dict[tuple[Kind, Vehicle], Race]:
+    """Every kind of work in every vehicle."""
+    return {
+        (work, vehicle): race(work, vehicle, workers)
+        for work in get_args(Kind)
+        for vehicle in get_args(Vehicle)
+    }

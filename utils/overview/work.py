@@ -1,0 +1,67 @@
+"""Three kinds of work of about the same length, and the worker that does a share of it.
+
+Imported by every process that `race` starts, so it needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Semaphore
+
+from utils.core.trace import Span, now
+
+WAIT = 0.04  # seconds
+
+
+def python(loops: int = 1_000_000) -> int:
+    """Pure Python: every step is bytecode, so the GIL is held throughout."""
+    total = 0
+    for number in range(loops):
+        total += number
+    return total
+
+
+def waiting(seconds: float = WAIT) -> None:
+    """Waiting, as for a disk or a network: `sleep` gives the GIL up and needs no core."""
+    time.sleep(seconds)
+
+
+def torch(size: int = 384, repeats: int = 30) -> float:
+    """Matrix products: torch gives the GIL up while its C++ code computes."""
+    import torch as torch_
+
+    matrix = torch_.full((size, size), 1 / size)
+    product = matrix
+    for _ in range(repeats):
+        product = product @ matrix
+    return float(product[0, 0])
+
+
+KINDS: dict[str, Callable[[], object]] = {"python": python, "waiting": waiting, "torch": torch}
+
+
+def prepare(kind: str) -> None:
+    """Get ready off the clock: import torch and keep it to one thread, so that *we* decide."""
+    if kind == "torch":
+        import torch as torch_
+
+        torch_.set_num_threads(1)
+        torch(repeats=1)
+
+
+def get_ready(kind: str, ready: Semaphore) -> None:
+    """What a worker process does first: prepare, then tell the one who waits."""
+    prepare(kind)
+    ready.release()
+
+
+def timed(kind: str, name: str, lane: str | None = None) -> Span:
+    """Do one task and say when; the lane is the process and thread that did it, if not given."""
+    start = now()
+    KINDS[kind]()
+    end = now()
+    lane = lane or f"{os.getpid()} {threading.current_thread().name}"
+    return Span(lane, "sleep" if kind == "waiting" else "compute", name, start, end)
