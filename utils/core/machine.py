@@ -100,6 +100,18 @@ def gil() -> bool:
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
+def about_gil() -> str:
+    """Whether pure-Python threads can run at the same time here, and what to do if not."""
+    if not gil():
+        return "The GIL is off: pure-Python threads run at the same time."
+    return (
+        "The GIL is on: only one thread at a time runs Python code. For an interpreter without it, "
+        "install a free-threaded Python 3.14 (`python3.14t`: python.org's installer offers it, "
+        "`uv python install 3.14t`, or conda-forge's `python-freethreading`) and start the course "
+        "with it: `python3.14t course.py lab`."
+    )
+
+
 def gpu() -> str | None:
     """Name of the accelerator torch can use, or None."""
     import torch

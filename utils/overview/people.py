@@ -162,12 +162,7 @@ def answer(
     """
     import torch
 
-    prompts = [
-        tokenizer().apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-        )
-        for question in questions
-    ]
+    prompts = [prompt(question) for question in questions]
     batch = tokenizer()(prompts, return_tensors="pt", padding=True)
     ids: Tensor = batch.input_ids  # [people, length]; after the first step [people, 1]
     mask: Tensor = batch.attention_mask  # [people, length so far]
@@ -190,6 +185,13 @@ def answer(
             chosen.append(ids)
             on_step(step)
     return [tuple(row) for row in torch.cat(chosen, dim=-1).tolist()]
+
+
+def prompt(question: str) -> str:
+    """The question as the model was trained to see one, up to where the answer begins."""
+    return tokenizer().apply_chat_template(
+        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+    )
 
 
 @functools.cache

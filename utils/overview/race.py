@@ -250,10 +250,31 @@ def _plot_speedup(ax: Axes, result: Race) -> None:
     ax.margins(y=0.15)
 
 
-def table(workers: int = 4) -> dict[tuple[Kind, Vehicle], Race]:
+Table = dict[tuple[Kind, Vehicle], Race]
+
+
+def table(workers: int = 2) -> Table:
     """Every kind of work in every vehicle."""
     return {
         (work, vehicle): race(work, vehicle, workers)
         for work in get_args(Kind)
         for vehicle in get_args(Vehicle)
     }
+
+
+def plot_table(races: Table) -> plots.Picture:
+    """A row a kind of work, a column a vehicle: measured speed-up, and the theory's in brackets."""
+    fig, ax = plots.figure(6.5, 2.8)
+    kinds, vehicles = get_args(Kind), get_args(Vehicle)
+    speedups = [[races[work, vehicle].speedup for vehicle in vehicles] for work in kinds]
+    ax.imshow(speedups, cmap="Blues", vmin=0, vmax=1.5 * max(map(max, speedups)), aspect="auto")
+    for (work, vehicle), result in races.items():
+        text = f"{result.speedup:.2f} ×\n(theory {result.expected:g})"
+        at = vehicles.index(vehicle), kinds.index(work)
+        ax.text(*at, text, ha="center", va="center", fontsize=10, color=plots.INK)
+    ax.set_xticks(range(len(vehicles)), vehicles)
+    ax.set_yticks(range(len(kinds)), kinds)
+    ax.xaxis.tick_top()
+    ax.spines[:].set_visible(False)
+    ax.grid(visible=False)
+    return fig

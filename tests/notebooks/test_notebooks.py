@@ -1,0 +1,200 @@
+"""What holds for every chapter: stripped, small cells, complete, and nothing left behind.
+
+That each cell runs is nbval's job (`course.py test` gives it the chapters); here is what nbval does
+not look at, and the proof that the gate can fail.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+CELL_SECONDS = 180
+
+OUTLINE = {  # the finished chapters, and every item that each must cover
+    "01_overview": [
+        *(f"S1.1-{letter}" for letter in "abcdef"),
+        *(f"S1.2-{letter}" for letter in "abcd"),
+        *(f"S1.3-{letter}" for letter in "abcde"),
+        "A1",
+        "E1",
+        "E2",
+        "E3",
+    ],
+}
+
+
+@pytest.fixture(params=CHAPTERS, ids=lambda path: path.stem)
+def chapter(request) -> tuple[Path, nbformat.NotebookNode]:
+    return request.param, nbformat.read(request.param, as_version=4)
+
+
+def _tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def stray_outputs(notebook: nbformat.NotebookNode) -> list[str]:
+    """Ids of code cells with an output or a count that should have been stripped."""
+    return [
+        cell.id
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        and "keep_output" not in _tags(cell)
+        and (cell.outputs or cell.execution_count is not None)
+    ]
+
+
+def test_outputs_are_stripped_except_checked_ones(chapter) -> None:
+    _, notebook = chapter
+    assert stray_outputs(notebook) == []
+    for cell in notebook.cells:
+        if "keep_output" in _tags(cell):
+            assert "nbval-check-output" in _tags(cell), f"{cell.id}: kept but not compared"
+            assert cell.outputs, f"{cell.id}: nothing kept to compare with"
+    assert "widgets" not in notebook.metadata
+
+
+def test_the_stripped_check_can_fail() -> None:
+    cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("stream", text="1")])
+    assert stray_outputs(nbformat.v4.new_notebook(cells=[cell])) == [cell.id]
+
+
+def test_every_item_of_the_outline_is_there(chapter) -> None:
+    path, notebook = chapter
+    said = [item for cell in notebook.cells for item in cell.metadata.get("outline", [])]
+    assert sorted(set(said)) == sorted(OUTLINE[path.stem])
+
+
+def test_code_cells_are_short(chapter) -> None:
+    _, notebook = chapter
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert 1 <= len(cell.source.splitlines()) <= 15, cell.id
+
+
+def test_headings_carry_both_names(chapter) -> None:
+    """`1.1 Name (名字)`: every numbered heading has its Chinese name beside it."""
+    _, notebook = chapter
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for heading in re.findall(r"^#+ (.*)$", cell.source, flags=re.MULTILINE):
+                assert re.search(r"[\u4e00-\u9fff]", heading), heading
+
+
+def test_links_to_files_lead_somewhere(chapter) -> None:
+    path, notebook = chapter
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\((?!https?://)([^)#]+)", cell.source):
+                assert (path.parent / target).exists(), f"{cell.id}: {target}"
+
+
+# Run before the first and after the last cell. What may stay: the kernel's own threads and
+# multiprocessing's resource tracker, one process that ends with the kernel.
+_BEFORE = """
+import glob as _glob, tempfile as _tempfile, threading as _threading
+def _left():
+    import json, psutil
+    children = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)]
+    return {
+        "threads": sorted(t.name for t in _threading.enumerate()),
+        "children": [c for c in children if "resource_tracker" not in c],
+        "shared memory": sorted(_glob.glob("/dev/shm/*")),
+        "temporary files": sorted(_glob.glob(_tempfile.gettempdir() + "/*")),
+    }
+_before = _left()
+"""
+_AFTER = """
+import gc as _gc, json as _json, time as _time
+_gc.collect()
+for _ in range(50):
+    _after = _left()
+    _extra = {k: [x for x in v if x not in _before[k]] for k, v in _after.items()}
+    if not any(_extra.values()):
+        break
+    _time.sleep(0.1)
+print("LEFT", _json.dumps(_extra))
+"""
+
+
+def leftovers(notebook: nbformat.NotebookNode, folder: Path, home: Path) -> dict[str, list[str]]:
+    """Execute `notebook` and say which threads, processes and files it left behind."""
+    temporary = home / "tmp"
+    temporary.mkdir(parents=True)
+    cells = [nbformat.v4.new_code_cell(_BEFORE), *notebook.cells, nbformat.v4.new_code_cell(_AFTER)]
+    run = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+    client = NotebookClient(
+        run, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}
+    )
+    import os
+
+    client.execute(
+        env=os.environ
+        | {"COURSE_HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    )
+    text = "".join(output.get("text", "") for output in run.cells[-1].outputs)
+    return json.loads(text.split("LEFT", 1)[1])
+
+
+@pytest.mark.timeout(900)
+def test_a_chapter_leaves_nothing_behind(chapter, tmp_path: Path) -> None:
+    path, notebook = chapter
+    assert not any(leftovers(notebook, path.parent, tmp_path).values())
+
+
+def test_the_leak_check_can_fail(tmp_path: Path) -> None:
+    leaky = """
+import subprocess, sys, tempfile, threading
+thread = threading.Thread(target=threading.Event().wait, name="leaky", daemon=True)
+thread.start()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+file = tempfile.mkstemp(prefix="leaky")
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(leaky)])
+    left = leftovers(notebook, tmp_path, tmp_path / "home")
+    assert left["threads"] == ["leaky"]
+    assert len(left["children"]) == 1 and "sleep(60)" in left["children"][0]
+    assert len(left["temporary files"]) == 1
+
+
+def _nbval(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run nbval on `folder`'s notebooks with the options that `course.py test` uses."""
+    import course
+
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *course.NBVAL, folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "tags", "passes"),
+    [
+        ("print(1 + 1)", "2\n", ["keep_output", "nbval-check-output"], True),
+        ("raise RuntimeError('broken on purpose')", None, [], False),
+        ("print(1 + 2)", "2\n", ["keep_output", "nbval-check-output"], False),
+        ("assert 1 == 2", None, [], False),
+    ],
+    ids=["sound", "raises", "wrong-output", "false-assertion"],
+)
+def test_the_gate_lets_sound_notebooks_pass_and_stops_broken_ones(
+    tmp_path: Path, source: str, output: str | None, tags: list[str], passes: bool
+) -> None:
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)] if output else []
+    cell = nbformat.v4.new_code_cell(source, outputs=outputs, metadata={"tags": tags})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
+    nbformat.write(notebook, tmp_path / "chapter.ipynb")
+    done = _nbval(tmp_path)
+    assert (done.returncode == 0) == passes, done.stdout
+    assert ("1 passed" if passes else "1 failed") in done.stdout
