@@ -42,7 +42,7 @@ def test_the_loop_agrees_with_the_library_s_generate() -> None:
 def test_every_token_is_recorded_once_and_in_order(answers: people.Answers) -> None:
     for mode, run in answers.runs.items():
         for person, tokens in run.tokens.items():
-            spans = [span for span in run.trace.select(lane=person).spans]
+            spans = run.trace.select(lane=person).spans
             work = [span for span in spans if span.category != "queue"]
             assert [s.category for s in work] == ["prefill"] + ["decode"] * (len(tokens) - 1), mode
             assert all(a.end <= b.start for a, b in zip(spans, spans[1:], strict=False)), mode

@@ -199,8 +199,10 @@ def model() -> Any:
     """SmolLM2-135M-Instruct in float32, loaded once."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     checkpoint(0, len(MODES), "loading SmolLM2")
+    logging.disable_progress_bar()  # it would print into the cell, and leave a thread behind
     return AutoModelForCausalLM.from_pretrained(assets.path("smollm2"), dtype=torch.float32).eval()
 
 
