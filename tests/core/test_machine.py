@@ -81,8 +81,10 @@ def test_ceilings_are_positive_and_leave_torch_as_it_was() -> None:
 
 def test_the_core_meter_samples_every_core_and_ends_its_thread() -> None:
     with machine.CoreMeter(interval=0.01) as meter:
-        while len(meter.use.at) < 3:
+        while len(meter.use.busy) < 3:
             sum(range(1000))
+    assert len(meter.use.at) == len(meter.use.busy) + 1
+    assert list(meter.use.at) == sorted(meter.use.at)
     assert all(0 <= busy <= 1 for sample in meter.use.busy for busy in sample)
     assert "core-meter" not in [thread.name for thread in threading.enumerate()]
 

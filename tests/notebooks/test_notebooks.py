@@ -97,15 +97,19 @@ def test_links_to_files_lead_somewhere(chapter) -> None:
                 assert (path.parent / target).exists(), f"{cell.id}: {target}"
 
 
-# Run before the first and after the last cell. What may stay: the kernel's own threads, torch's cache,
-# and multiprocessing's resource tracker, one process that ends with the kernel.
+# Run before the first and after the last cell. What may stay: the kernel's own threads, torch's
+# cache, and multiprocessing's resource tracker, one process that ends with the kernel.
 _BEFORE = """
 import glob as _glob, tempfile as _tempfile, threading as _threading
 def _left():
     import json, psutil
     children = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)]
     return {
-        "threads": sorted(f"{t.name} {getattr(t, '_target', '')}" for t in _threading.enumerate()),
+        "threads": sorted(
+            f"{t.name} {getattr(t, '_target', '')}"
+            for t in _threading.enumerate()
+            if not type(t).__module__.startswith("zmq")
+        ),
         "children": [c for c in children if "resource_tracker" not in c],
         "shared memory": sorted(_glob.glob("/dev/shm/*")),
         "temporary files": sorted(

@@ -2,14 +2,16 @@
 
 import pytest
 
-from utils.core import plots
+from utils.core import machine, plots
 from utils.core.trace import Span, Trace
 from utils.overview.rates import REQUESTS, Load, Rates, percentile, plot, serve
 
 
 def test_every_request_is_served_once_in_every_pool() -> None:
     result = serve(workers=5)
-    assert [load.workers for load in result.loads] == [1, 2, 4, 5, 8, 16]
+    sizes = sorted({1, 2, 4, 5, 8, 16, machine.cores()})
+    assert [load.workers for load in result.loads] == sizes
+    assert result.load(5).workers == 5
     names = sorted(f"request {number}" for number in range(REQUESTS))
     for load in result.loads:
         assert sorted(span.name for span in load.trace.spans) == names

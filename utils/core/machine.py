@@ -165,7 +165,10 @@ def _best(function: object, seconds: float) -> float:
 
 @dataclass(frozen=True)
 class CoreUse:
-    """Busy share (0 to 1) of each core over time: `busy[sample][core]`, `at` in ns of `now()`."""
+    """Busy share (0 to 1) of each core over time.
+
+    `busy[i][core]` is the mean from `at[i]` to `at[i + 1]`, in ns of `now()`.
+    """
 
     at: tuple[int, ...]
     busy: tuple[tuple[float, ...], ...]
@@ -176,6 +179,7 @@ class CoreMeter:
 
     def __init__(self, interval: float = 0.1) -> None:
         self._interval = interval
+        self._started = 0
         self._samples: list[tuple[int, tuple[float, ...]]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="core-meter", daemon=True)
@@ -196,12 +200,14 @@ class CoreMeter:
     @property
     def use(self) -> CoreUse:
         samples = self._samples.copy()
-        return CoreUse(tuple(at for at, _ in samples), tuple(busy for _, busy in samples))
+        ends = (at for at, _ in samples)
+        return CoreUse((self._started, *ends), tuple(busy for _, busy in samples))
 
     def _watch(self) -> None:
         import psutil
 
         before = psutil.cpu_times(percpu=True)
+        self._started = time.perf_counter_ns()
         while not self._stop.wait(self._interval):
             after = psutil.cpu_times(percpu=True)
             self._samples.append((time.perf_counter_ns(), tuple(map(_busy, before, after))))

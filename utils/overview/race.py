@@ -230,7 +230,7 @@ def plot(result: Race) -> plots.Picture:
 def _plot_use(ax: Axes, result: Race, until: float) -> None:
     """A row a core, the darker the busier; other programs of the machine show as well."""
     edges = [(moment - result.together.start) / 1e9 for moment in result.use.at]
-    for left, right, busy in zip(edges, edges[1:], result.use.busy[1:], strict=False):
+    for left, right, busy in zip(edges[:-1], edges[1:], result.use.busy, strict=True):
         for core, share in enumerate(busy):
             ax.broken_barh([(left, right - left)], (core - 0.4, 0.8), color="black", alpha=share)
     cores = len(result.use.busy[0]) if result.use.busy else 1

@@ -49,6 +49,10 @@ class Rates:
     cores: int
     loads: tuple[Load, ...]
 
+    def load(self, workers: int) -> Load:
+        """The load of that pool size; KeyError if it was not measured."""
+        return {load.workers: load for load in self.loads}[workers]
+
     def expected_throughput(self, workers: int) -> float:
         """One worker's throughput times the cores that `workers` can use."""
         return self.loads[0].throughput * min(workers, self.cores)
@@ -67,8 +71,8 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 @experiment
 def serve(workers: Annotated[int, Range(1, 32, label="workers in the pool")] = 8) -> Rates:
-    """Serve the requests with 1, 2, 4, 8, 16 workers and with the chosen number."""
-    sizes = sorted({1, 2, 4, 8, 16, workers})
+    """Serve the requests with 1, 2, 4, 8, 16 workers, one a core, and the chosen number."""
+    sizes = sorted({1, 2, 4, 8, 16, machine.cores(), workers})
     loads = tuple(
         Load(size, _serve(size, before=index * REQUESTS, total=len(sizes) * REQUESTS))
         for index, size in enumerate(sizes)
@@ -117,7 +121,7 @@ def plot(result: Rates) -> plots.Picture:
         ax.axvline(result.chosen, color=plots.ORANGE, linewidth=6, alpha=0.25)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("workers (grey line: cores)", fontsize=9)
-    chosen = next(load for load in result.loads if load.workers == result.chosen)
+    chosen = result.load(result.chosen)
     ax = plots.style(fig.add_subplot(grid[1, :]))
     plots.timeline(ax, chosen.trace, title=f"{result.chosen} workers: a bar a request")
     ax.set_yticks([])
