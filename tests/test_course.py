@@ -221,7 +221,8 @@ def test_pip_failures_are_translated(said, sentence):
     assert sentence in str(error) and error.way_out
 
 
-def test_progress_follows_pip():
+def test_progress_follows_pip(monkeypatch, tmp_path):
+    monkeypatch.setattr(course, "site_packages", lambda: tmp_path)
     progress = course.PipProgress()
     for text in (
         "Collecting torch==2",
@@ -232,6 +233,8 @@ def test_progress_follows_pip():
     assert progress.text() == "2 packages found, downloading torch (539.1 MB)"
     progress.read("Installing collected packages: a, b, c")
     assert progress.text() == "installing 0 of 3 packages"
+    (tmp_path / "a-1.dist-info").mkdir()
+    assert progress.text() == "installing 1 of 3 packages"
 
 
 # ── The commands ──────────────────────────────────────────────────────────────────────────────

@@ -65,9 +65,24 @@ def test_cancel_reaches_every_mode_and_leaves_no_thread() -> None:
         asking = dict(list(people.QUESTIONS.items())[:2])
         with controlled(control), pytest.raises(Cancelled):
             threading.Timer(0.2, control.cancel).start()
-            people._serve(mode, asking, tokens=400, part=0)
+            people._serve(mode, asking, tokens=400, before=0, total=2400)
         left = [t for t in set(threading.enumerate()) - before if t.name.startswith("ask")]
         assert not left, mode
+
+
+def test_progress_counts_every_token_of_every_mode() -> None:
+    seen = []
+
+    class Watched(Control):
+        progress = property(lambda self: seen[-1], lambda self, value: seen.append(value))
+
+    control = Watched()
+    with controlled(control):
+        people.ask(people=2, tokens=4)
+    counted = [step for step in seen if step.total]
+    assert {step.total for step in counted} == {24}
+    assert max(step.done for step in counted) == 24
+    assert [note for note in people.MODES if note not in {s.note for s in counted}] == []
 
 
 def test_one_and_sixteen_people_can_be_drawn() -> None:

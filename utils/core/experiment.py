@@ -177,7 +177,8 @@ def gather(
 ) -> list[R]:
     """Wait for `futures` in order, with checkpoints, and return their results.
 
-    `before` and `total` place these futures in a longer run. Raises the first exception of a
+    `before` and `total` place these futures in a longer run; without a total nothing is
+    reported, which leaves that to the futures themselves. Raises the first exception of a
     future, `Cancelled`, or `TimeoutError` after `timeout` seconds; in each case the futures
     that have not started are cancelled.
     """
@@ -186,7 +187,7 @@ def gather(
     try:
         while True:
             done, rest = wait(pending, timeout=0.05, return_when=FIRST_EXCEPTION)
-            checkpoint(before + len(done), total or len(pending), note)
+            checkpoint(before + len(done) if total else None, total, note)
             for future in done:
                 future.result(timeout=0)
             if not rest:

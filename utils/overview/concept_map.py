@@ -53,29 +53,27 @@ CHAPTERS = (
 
 # From, to, and what the arrow says.
 LINKS = (
+    ("concurrency", "parallelism", "allows"),
     ("concurrency", "threads", "is programmed with"),
-    ("concurrency", "parallelism", "allows, does not promise"),
-    ("parallelism", "costs", "is limited by"),
-    ("parallelism", "data parallel", "of training"),
-    ("parallelism", "model parallel", "of training"),
-    ("latency, throughput", "laws", "obey"),
     ("threads", "synchronisation", "need"),
     ("threads", "communication", "need"),
-    ("threads", "costs", "have"),
     ("synchronisation", "costs", "has"),
-    ("communication", "data parallel", "exchanges gradients in"),
-    ("communication", "model parallel", "exchanges activations in"),
+    ("parallelism", "load balance", "needs"),
+    ("latency, throughput", "laws", "obey"),
+    ("communication", "model parallel", "is the price of"),
+    ("costs", "data parallel", "limit"),
+    ("laws", "data parallel", "limit"),
     ("load balance", "inference engine", "keeps busy"),
-    ("next token", "KV cache", "is served from"),
-    ("Transformer", "data parallel", "is trained by"),
-    ("Transformer", "model parallel", "is split by"),
+    ("data parallel", "Transformer", "trains"),
+    ("model parallel", "Transformer", "splits"),
     ("Transformer", "next token", "predicts"),
-    ("inference engine", "continuous batching", "becomes, token by token"),
+    ("next token", "KV cache", "is served from"),
+    ("inference engine", "continuous batching", "becomes"),
     ("KV cache", "continuous batching", "is the memory of"),
     ("continuous batching", "admission queue", "is fed by"),
-    ("laws", "admission queue", "size"),
-    ("retrieval", "Transformer", "informs"),
-    ("continuous batching", "trends", "leads to"),
+    ("next token", "retrieval", "is informed by"),
+    ("admission queue", "trends", "leads to"),
+    ("retrieval", "trends", "leads to"),
 )
 
 
@@ -85,7 +83,7 @@ def mermaid() -> str:
         concept: f"c{number}"
         for number, concept in enumerate(c for chapter in CHAPTERS for c in chapter.concepts)
     }
-    lines = ["flowchart LR"]
+    lines = ["flowchart TB"]
     for number, chapter in enumerate(CHAPTERS, start=1):
         lines.append(f'  subgraph g{number}["{number} {chapter.title}"]')
         lines += [f'    {ids[concept]}["{concept}"]' for concept in chapter.concepts]

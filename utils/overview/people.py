@@ -107,13 +107,16 @@ def ask(
     answer(["warm up"], tokens=2)
     runs = {}
     for index, mode in enumerate(MODES):
-        runs[mode] = _serve(mode, asking, tokens, part=index)
+        spoken = people * tokens
+        runs[mode] = _serve(mode, asking, tokens, before=index * spoken, total=len(MODES) * spoken)
     return Answers(people, runs)
 
 
-def _serve(mode: str, asking: dict[str, str], tokens: int, part: int) -> Run:
+def _serve(mode: str, asking: dict[str, str], tokens: int, before: int, total: int) -> Run:
+    """Serve everybody in `mode`; of `total` tokens in all modes, `before` are already spoken."""
     recorder = Recorder()
     said: dict[str, tuple[int, ...]] = {}
+    spoken: list[int] = []  # tokens of each step; appending is safe from several threads
     asked = now()
 
     def serve(names: Sequence[str]) -> None:
@@ -126,8 +129,8 @@ def _serve(mode: str, asking: dict[str, str], tokens: int, part: int) -> Run:
             for person in names:
                 recorder.add(person, category, name, last[0], end)
             last[0] = end
-            spoken = sum(map(len, said.values())) + (step + 1) * len(names)
-            checkpoint(part + min(1, spoken / (tokens * len(asking))), len(MODES), mode)
+            spoken.append(len(names))
+            checkpoint(before + sum(spoken), total, mode)
 
         begun = now()
         for person in names:
@@ -201,7 +204,7 @@ def model() -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    checkpoint(0, len(MODES), "loading SmolLM2")
+    checkpoint(0, 0, "loading SmolLM2")
     logging.disable_progress_bar()  # it would print into the cell, and leave a thread behind
     return AutoModelForCausalLM.from_pretrained(assets.path("smollm2"), dtype=torch.float32).eval()
 

@@ -163,7 +163,7 @@ def _asyncio(work: Kind, workers: int) -> Iterator[Run]:
 
         def run(names: Sequence[str]) -> list[Span]:
             future = pool.submit(asyncio.run, _coroutines(work, workers, names))
-            return gather([future], timeout=DEADLINE, note="together", before=TASKS)[0]
+            return gather([future], timeout=DEADLINE)[0]
 
         yield run
 
