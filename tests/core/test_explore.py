@@ -21,10 +21,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from utils.core import explore as module
-from utils.core.experiment import Cancelled, Range, checkpoint, experiment
+from utils.core.experiment import Cancelled, Range, checkpoint, experiment, one_at_a_time
 from utils.core.explore import explore
 from utils.core.plots import Picture, figure
-from utils.core.runner import Outcome, Runner, one_at_a_time
+from utils.core.runner import Outcome, Runner
 
 DEADLINE = 30.0
 ROOT = Path(__file__).parents[2]

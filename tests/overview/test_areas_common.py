@@ -1,4 +1,4 @@
-"""The race: same work for both teams, everybody takes part, nothing is left behind."""
+"""The contest: same work for both teams, everybody takes part, nothing is left behind."""
 
 import threading
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from utils.core.experiment import Cancelled, Control, controlled
-from utils.overview.areas.common import Team, crew, intra_op, lanes, race
+from utils.core.workers import crew, intra_op, lanes
+from utils.overview.areas.common import Team, contest
 
 
 def test_crew_has_all_its_workers_and_they_end():
@@ -27,7 +28,7 @@ def test_race_does_every_task_in_order_and_records_the_last_round(workers):
     def squares(team: Team) -> list[int]:
         return team.map(lambda n: n * n, range(20), "square")
 
-    result, one, many = race(squares, workers, items=20, unit="squares", rounds=3)
+    result, one, many = contest(squares, workers, items=20, unit="squares", rounds=3)
     assert one == many == [n * n for n in range(20)]
     assert len(result.one.values) == len(result.many.values) == 3
     assert len(result.trace) == 20
@@ -52,7 +53,7 @@ def test_progress_only_grows_and_ends_full():
             seen.append(control.progress.done / control.progress.total)
 
     with controlled(control):
-        race(work, 2, items=12, unit="numbers", rounds=2, maps=3)
+        contest(work, 2, items=12, unit="numbers", rounds=2, maps=3)
     assert seen == sorted(seen)
     assert seen[-1] == 1
 
@@ -64,7 +65,7 @@ def test_cancel_ends_the_race_and_its_threads():
         team.map(lambda _: control.cancel(), range(4))
 
     with controlled(control), pytest.raises(Cancelled):
-        race(work, 3, items=4, unit="numbers")
+        contest(work, 3, items=4, unit="numbers")
     assert threading.active_count() == before
 
 
@@ -73,4 +74,4 @@ def test_an_error_in_a_worker_comes_out():
         team.map(lambda n: 1 // n, [1, 0])
 
     with pytest.raises(ZeroDivisionError):
-        race(work, 2, items=2, unit="numbers")
+        contest(work, 2, items=2, unit="numbers")

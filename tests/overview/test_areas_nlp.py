@@ -31,7 +31,7 @@ def test_same_ranking_for_every_number_of_workers(workers, inside):
     result = search(workers=workers, threads_inside=inside)
     assert torch.get_num_threads() == before
     np.testing.assert_array_equal(result.rankings, result.rankings_one)
-    assert len(result.latencies) == len(result.race.trace) == len(QUERIES)
+    assert len(result.latencies) == len(result.contest.trace) == len(QUERIES)
     overwritten = QUERIES.index("why was my increment overwritten?")
     assert result.answer(overwritten).startswith("An update is lost")
     assert len(plot(result).axes) == 3

@@ -20,7 +20,7 @@ def test_several_workers_recommend_exactly_what_one_does(workers, block):
     result = recommend(workers=workers, block=block)
     assert result.identical
     assert result.items.shape == (USERS, TOP)
-    assert len(result.race.trace) == USERS // block
+    assert len(result.contest.trace) == USERS // block
     assert "synthetic" in result.data
     assert len(plot(result).axes) == 2
 

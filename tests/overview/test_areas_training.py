@@ -42,6 +42,6 @@ def test_the_loss_and_the_accuracy_are_those_of_one_worker(workers):
     assert result.accuracy == pytest.approx(result.accuracy_one, abs=0.01)
     assert result.accuracy > 0.5  # it learned: guessing gives 0.1
     steps = len(result.losses)
-    assert len(result.race.trace.select(category="compute")) == steps * workers
-    assert len(result.race.trace.select(category="communicate")) == steps
+    assert len(result.contest.trace.select(category="compute")) == steps * workers
+    assert len(result.contest.trace.select(category="communicate")) == steps
     assert len(plot(result).axes) == 3

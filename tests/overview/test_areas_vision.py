@@ -55,5 +55,5 @@ def test_same_boxes_for_every_number_of_workers(workers, tiles):
     assert result.found == result.found_one
     assert result.precision > 0.7  # a real detector, not a perfect one
     assert result.recall > 0.7
-    assert len(result.race.trace) == tiles * len(result.canvases)
+    assert len(result.contest.trace) == tiles * len(result.canvases)
     assert len(plot(result).axes) == 3

@@ -9,6 +9,7 @@ import pytest
 
 from utils.core import machine, plots
 from utils.core.experiment import Cancelled, Control, controlled
+from utils.overview import work as jobs
 from utils.overview.race import (
     TASKS,
     Kind,
@@ -30,7 +31,9 @@ def test_every_task_is_done_once_and_no_worker_does_two_at_a_time(races) -> None
     for result in races.values():
         names = [f"task {number}" for number in range(1, TASKS + 1)]
         assert [span.name for span in result.alone.spans] == names
-        assert sorted(span.name for span in result.together.spans) == sorted(names)
+        done = {span.name: span.args for span in result.together.spans}
+        assert done == {span.name: span.args for span in result.alone.spans}  # same results
+        assert sorted(done) == sorted(names) and len(result.together) == TASKS
         assert 1 <= len(result.together.lanes) <= 2
         if result.vehicle == "asyncio" and result.work == "waiting":
             continue
@@ -85,6 +88,9 @@ def test_torch_threads_are_put_back() -> None:
         ("waiting", "threads", 4, 1, True, 4),
         ("waiting", "asyncio", 8, 1, True, 8),
         ("waiting", "threads", 3, 8, True, 8 / 3),  # eight tasks, three at a time: three rounds
+        ("torch", "threads", 8, 6, True, 6),  # the system shares six cores among eight threads
+        ("torch", "threads", 4, 3, True, 3),
+        ("torch", "threads", 3, 2, True, 2),  # rounds of 3, 3 and 2
         ("torch", "threads", 8, 4, True, 4),
         ("torch", "asyncio", 8, 4, True, 1),
     ],
@@ -94,13 +100,16 @@ def test_theory(work, vehicle, workers, cores, gil, speedup) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="platform: no affinity to set")
-def test_one_core_is_one_core_and_waiting_still_overlaps() -> None:
+def test_one_core_is_one_core_and_waiting_still_overlaps(monkeypatch) -> None:
+    sleep = jobs.waiting
+    before, seen = machine.affinity(), []
+    monkeypatch.setitem(jobs.KINDS, "waiting", lambda: seen.append(machine.affinity()) or sleep())
     result = race("waiting", "threads", workers=4, one_core=True)
+    assert seen == [1] * (2 * TASKS) and machine.affinity() == before
     assert result.cores == 1
     # Not a timing: with four waiting at once, a task must begin before another one has ended.
     first, second = result.together.spans[:2]
     assert second.start < first.end
-    assert machine.affinity() >= 1
 
 
 def test_pictures_of_all_races(races) -> None:

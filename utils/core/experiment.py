@@ -104,7 +104,7 @@ def _parameter(function: Callable[..., Any], name: str, hint: Any, default: Any)
 
 
 def experiment(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse arguments outside the declared ranges before the first line of `function` runs."""
+    """Refuse arguments outside the declared ranges, and let one experiment run at a time."""
     declared = {parameter.name: parameter for parameter in parameters(function)}
     for parameter in declared.values():
         parameter.check(parameter.default)
@@ -114,7 +114,8 @@ def experiment(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = signature.bind(*args, **kwargs)
         values = {name: declared[name].check(value) for name, value in bound.arguments.items()}
-        return function(**values)  # type: ignore[call-arg]
+        with one_at_a_time():
+            return function(**values)  # type: ignore[call-arg]
 
     return checked
 
@@ -172,30 +173,50 @@ def checkpoint(done: float | None = None, total: float = 0, note: str = "") -> N
         control.progress = Progress(done, total, note)
 
 
+_turn = threading.RLock()  # reentrant: an experiment may call another one
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hold this process's only right to measure: two measurements at once spoil each other.
+
+    The wait shows as progress and ends with `Cancelled` if the run is cancelled meanwhile. A
+    thread cannot sleep on a lock and on an event at once, so it looks up every 50 ms.
+    """
+    while not _turn.acquire(timeout=0.05):
+        checkpoint(0, note="waiting for another experiment")
+    try:
+        checkpoint()
+        yield
+    finally:
+        _turn.release()
+
+
 def gather(
     futures: Iterable[Future[R]], *, timeout: float, note: str = "", before: int = 0, total: int = 0
 ) -> list[R]:
-    """Wait for `futures` in order, with checkpoints, and return their results.
+    """Wait for all `futures`, with checkpoints, and return their results in the order given.
 
     `before` and `total` place these futures in a longer run; without a total nothing is
     reported, which leaves that to the futures themselves. Raises the first exception of a
     future, `Cancelled`, or `TimeoutError` after `timeout` seconds; in each case the futures
     that have not started are cancelled.
     """
-    pending = list(futures)
+    everything = list(futures)
+    waiting: set[Future[R]] = set(everything)
     deadline = time.monotonic() + timeout
     try:
-        while True:
-            done, rest = wait(pending, timeout=0.05, return_when=FIRST_EXCEPTION)
-            checkpoint(before + len(done) if total else None, total, note)
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.05, return_when=FIRST_EXCEPTION)
+            finished = before + len(everything) - len(waiting)
+            checkpoint(finished if total else None, total, note)
             for future in done:
                 future.result(timeout=0)
-            if not rest:
-                return [future.result() for future in pending]
-            if time.monotonic() > deadline:
+            if waiting and time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"{len(rest)} of {len(pending)} tasks unfinished after {timeout} s"
+                    f"{len(waiting)} of {len(everything)} tasks unfinished after {timeout} s"
                 )
+        return [future.result() for future in everything]
     finally:
-        for future in pending:
+        for future in waiting:
             future.cancel()

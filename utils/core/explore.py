@@ -30,10 +30,18 @@ from IPython.core.getipython import get_ipython
 from IPython.display import HTML, DisplayHandle, Image, display
 
 from utils.core import bench
-from utils.core.experiment import Cancelled, Control, Parameter, Progress, current, parameters
+from utils.core.experiment import (
+    Cancelled,
+    Control,
+    Parameter,
+    Progress,
+    current,
+    one_at_a_time,
+    parameters,
+)
 from utils.core.machine import CoreMeter
 from utils.core.plots import BLUE, PAPER_GREY, VERMILION, Picture
-from utils.core.runner import Outcome, Runner, Values, one_at_a_time
+from utils.core.runner import Outcome, Runner, Values
 
 _QUIET = 0.15  # s without a further change before a run starts: arrow keys come in bursts
 _TICK = 0.1  # s between two looks at a run's progress

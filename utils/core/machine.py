@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -71,7 +72,11 @@ def _limit(folder: Path) -> float | None:
 
 
 def cores() -> int:
-    """Cores this process can really keep busy: the smaller of affinity and quota, at least 1."""
+    """Cores this process can really keep busy: the smaller of affinity and quota, at least 1.
+
+    These are logical cores: two hardware threads of one core count as two. A quota of 2.5 cores
+    counts as 2.
+    """
     limit = quota()
     return max(1, affinity() if limit is None else min(affinity(), math.floor(limit)))
 
@@ -84,7 +89,7 @@ def pinned(count: int) -> Iterator[None]:
     pool made inside the block is confined as well. Linux only: elsewhere OSError says so.
     """
     if not hasattr(os, "sched_setaffinity"):
-        raise OSError(f"{platform.system()} lets no process choose its cores; Linux does")
+        raise OSError(f"Python's os.sched_setaffinity does not exist on {platform.system()}")
     before = os.sched_getaffinity(0)
     if not 1 <= count <= len(before):
         raise ValueError(f"count={count} is not allowed: give 1 to {len(before)}")
@@ -104,11 +109,16 @@ def about_gil() -> str:
     """Whether pure-Python threads can run at the same time here, and what to do if not."""
     if not gil():
         return "The GIL is off: pure-Python threads run at the same time."
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return (
+            "The GIL is on: this Python can run without it, but a package has switched it on "
+            "again. Try the environment variable PYTHON_GIL=0."
+        )
     return (
         "The GIL is on: only one thread at a time runs Python code. For an interpreter without it, "
-        "install a free-threaded Python 3.14 (`python3.14t`: python.org's installer offers it, "
-        "`uv python install 3.14t`, or conda-forge's `python-freethreading`) and start the course "
-        "with it: `python3.14t course.py lab`."
+        "install a free-threaded Python 3.14, called python3.14t (python.org's installers offer "
+        "it, or: uv python install 3.14t), remove the folder .venv, and start the course with "
+        "it: python3.14t course.py lab"
     )
 
 
@@ -138,19 +148,17 @@ def ceilings(seconds: float = 1.0) -> Ceilings:
     """
     import torch
 
-    before = torch.get_num_threads()
+    from utils.core.workers import intra_op
+
     threads = tuple(sorted({1, cores()}))
     share = seconds / (2 * len(threads))
-    big = torch.ones(32 * 2**20)  # 128 MiB: larger than the caches of a laptop
+    big = torch.ones(128 * 2**20)  # 512 MiB: larger than any cache, about a small model
     square = torch.ones(768, 768)
     read, matrix = [], []
-    try:
-        for count in threads:
-            torch.set_num_threads(count)
+    for count in threads:
+        with intra_op(count):
             read.append(big.nbytes / _best(lambda: big.sum(), share) / 1e9)
             matrix.append(2 * 768**3 / _best(lambda: square @ square, share) / 1e9)
-    finally:
-        torch.set_num_threads(before)
     return Ceilings(threads, tuple(read), tuple(matrix))
 
 
@@ -208,7 +216,9 @@ class CoreMeter:
 
         before = psutil.cpu_times(percpu=True)
         self._started = time.perf_counter_ns()
-        while not self._stop.wait(self._interval):
+        stopped = False
+        while not stopped:  # once more when told to stop, so that the end is covered too
+            stopped = self._stop.wait(self._interval)
             after = psutil.cpu_times(percpu=True)
             self._samples.append((time.perf_counter_ns(), tuple(map(_busy, before, after))))
             before = after

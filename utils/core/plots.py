@@ -92,12 +92,11 @@ def timeline(
     lanes: Sequence[str] | None = None,
     title: str = "",
     until: float | None = None,
-    labels: bool = False,
 ) -> Axes:
     """Draw `trace` on `ax`: a row per lane, a bar per span, seconds since the first start.
 
     `lanes` orders (and restricts) the rows; `until` fixes the right end in seconds, so that
-    several timelines can share one scale; `labels` writes each span's name into its bar.
+    several timelines can share one scale.
     """
     rows = tuple(lanes if lanes is not None else trace.lanes)
     heights = {lane: row for row, lane in enumerate(rows)}
@@ -110,9 +109,6 @@ def timeline(
             ax.broken_barh(
                 bars, (row - 0.38, 0.76), facecolor=color(category), edgecolor=edge, linewidth=0.4
             )
-            if labels:
-                for (left, length), span in zip(bars, spans, strict=True):
-                    ax.text(left + length / 2, row, span.name, ha="center", va="center", fontsize=8)
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(0, until if until is not None else max(trace.duration, 1e-6))

@@ -2,43 +2,24 @@
 
 A slider that is dragged asks for twenty runs and means the last. `Runner` turns such wishes into
 runs: a new one cancels the run in progress, replaces one that has not begun, and never starts a
-second thread. It knows no widget; `explore` is its user, and `one_at_a_time` keeps the runs of
-several users apart.
+second thread. It knows no widget; `explore` is its user, and `experiment.one_at_a_time` keeps the
+runs of several users apart.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from utils.core.experiment import Cancelled, Control, checkpoint, controlled
+from utils.core.experiment import Cancelled, Control, controlled
 
 T = TypeVar("T")
 Values = Mapping[str, Any]
-
-_turn = threading.Lock()
-
-
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Hold this process's only right to measure: two measurements at once spoil each other.
-
-    The wait shows as progress and ends with `Cancelled` if the run is cancelled meanwhile. A
-    thread cannot sleep on a lock and on an event at once, so it looks up every 50 ms.
-    """
-    while not _turn.acquire(timeout=0.05):
-        checkpoint(0, note="waiting for another experiment")
-    try:
-        checkpoint(0)
-        yield
-    finally:
-        _turn.release()
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ LINKS = (
     ("parallelism", "load balance", "needs"),
     ("latency, throughput", "laws", "obey"),
     ("communication", "model parallel", "is the price of"),
-    ("costs", "data parallel", "limit"),
+    ("costs", "model parallel", "limit"),
     ("laws", "data parallel", "limit"),
     ("load balance", "inference engine", "keeps busy"),
     ("data parallel", "Transformer", "trains"),

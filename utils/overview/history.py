@@ -29,7 +29,7 @@ TRACKS = {
     SERVING: plots.PURPLE,
 }
 
-MULTI_CORE_ERA = next(m for m in MILESTONES if m.name == "dual-core PCs").when
+MULTI_CORE_PCS = next(m for m in MILESTONES if m.name == "dual-core PCs").when
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def plot(result: History) -> Figure:
     for lane in lanes:
         top += _draw_lane(ax, lane, [m for m in result.milestones if m.track == lane], top)
     ax.set_ylim(top, 0)
-    _draw_eras(ax)
+    _draw_pcs(ax)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True, steps=[1, 2, 5, 10]))
@@ -135,7 +135,7 @@ def _draw_lane(ax: Axes, lane: str, milestones: list[Milestone], top: float) -> 
     labels = [f"{m.name}  {m.year}" for m in milestones]
     dots = [_inches(ax, m.when) for m in milestones]
     widths = [text_width(label) for label in labels]
-    places = pack(dots, widths, line=_inches(ax, MULTI_CORE_ERA))
+    places = pack(dots, widths, line=_inches(ax, MULTI_CORE_PCS))
     height = max((place.row for place in places), default=0) + 1.5
     beside = ax.get_yaxis_transform()  # x as a fraction of the axis, y in rows
     band = (top + 0.06, top + height - 0.06)
@@ -161,12 +161,12 @@ def _draw_lane(ax: Axes, lane: str, milestones: list[Milestone], top: float) -> 
     return height
 
 
-def _draw_eras(ax: Axes) -> None:
-    """Name the two eras above the lanes, each on its side of the dashed line."""
-    line = min(max(_inches(ax, MULTI_CORE_ERA), 0), AXIS)
+def _draw_pcs(ax: Axes) -> None:
+    """Say above the lanes what PCs had, each on its side of the dashed line."""
+    line = min(max(_inches(ax, MULTI_CORE_PCS), 0), AXIS)
     if 0 < line < AXIS:
-        ax.axvline(MULTI_CORE_ERA, color=plots.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for start, end, name in ((0, line, "single-core era"), (line, AXIS, "multi-core era")):
+        ax.axvline(MULTI_CORE_PCS, color=plots.INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for start, end, name in ((0, line, "PCs with one core"), (line, AXIS, "PCs with several")):
         if end - start > 1.2:  # inches: else the name would not fit
             ax.text(
                 (start + end) / 2 / AXIS, 1.01, name, transform=ax.transAxes,

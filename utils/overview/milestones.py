@@ -204,7 +204,7 @@ MILESTONES = (
         _arxiv("2006.15704"),
     ),
     Milestone(
-        2022, 5, SERVING, "FlashAttention",
+        2022, 5, TRAINING, "FlashAttention",
         "Attention in tiles that fit on-chip memory: moving data, not arithmetic, was the limit.",
         "Dao et al., FlashAttention, NeurIPS 2022, arXiv 2205.14135",
         _arxiv("2205.14135"),

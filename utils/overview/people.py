@@ -6,8 +6,10 @@ The same greedy loop (`answer`) serves everybody; only *who calls it* differs:
 - threads: a thread for each person, all on the same weights,
 - one batch: a single call for all of them.
 
-The answers are the same to the token; the waiting is not. Decoding one token reads every weight
-of the model once, whoever is served: a batch shares that reading, threads repeat it.
+The answers are the same (float sums in another order differ in the last digits, which changes a
+token only where two are nearly tied); the waiting is not. Every step has costs that come once,
+whoever is served: reading the weights, walking through the layers. A batch shares them, threads
+repeat them.
 Source of the idea: Pope et al., "Efficiently Scaling Transformer Inference" (arXiv:2211.05102).
 """
 
@@ -17,13 +19,13 @@ import contextvars
 import functools
 import statistics
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from utils.core import assets, plots
+from utils.core import assets, machine, plots
 from utils.core.experiment import Range, checkpoint, experiment, gather
 from utils.core.trace import Recorder, Trace, now
+from utils.core.workers import crew, intra_op
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +82,7 @@ class Run:
 class Answers:
     """How the same questions fared in each of `MODES`.
 
-    `best_speedup` is the theory: if reading the weights were the only cost, a batch of n would take
+    `best_speedup` is the theory: if a step cost the same whoever it serves, a batch of n would take
     as long as one person alone, so everybody together is served n times as fast.
     """
 
@@ -144,7 +146,9 @@ def _serve(mode: str, asking: dict[str, str], tokens: int, before: int, total: i
         for person in asking:
             serve([person])
     elif mode == "threads":
-        with ThreadPoolExecutor(len(asking), thread_name_prefix="ask") as pool:
+        # The cores are shared out: n threads with all cores inside each operation would make
+        # n × cores of them, and spend their time waiting for one another.
+        with intra_op(max(1, machine.cores() // len(asking))), crew(len(asking), "ask") as pool:
             # A thread starts with an empty context: hand ours over, so that Cancel reaches it.
             calls = [(contextvars.copy_context(), [person]) for person in asking]
             gather([pool.submit(c.run, serve, names) for c, names in calls], timeout=600)
@@ -231,6 +235,10 @@ def plot(result: Answers) -> plots.Picture:
     plots.legend(
         fig,
         ["queue", "prefill", "decode"],
-        {"queue": "waiting for a turn", "prefill": "reading the question", "decode": "one token"},
+        {
+            "queue": "waiting for a turn",
+            "prefill": "reading the question, first token",
+            "decode": "one more token",
+        },
     )
     return fig

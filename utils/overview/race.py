@@ -1,14 +1,13 @@
 """The same eight tasks, done by one worker and by several: who gains, and why the others don't.
 
 Three kinds of work × three vehicles (threads, processes, coroutines) × a number of workers. The
-theory is two questions: can the workers run at the same time (`slots`), and how many rounds do
-eight tasks then need?
+theory is two questions: how many workers can run at the same time, and in how many rounds are
+eight tasks done?
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from matplotlib.axes import Axes
 from utils.core import machine, plots
 from utils.core.experiment import Range, checkpoint, experiment, gather
 from utils.core.trace import Span, Trace, now
+from utils.core.workers import crew, intra_op
 from utils.overview import work as jobs
 
 Kind = Literal["python", "waiting", "torch"]
@@ -55,18 +55,21 @@ class Race:
 
 
 def expected_speedup(work: Kind, vehicle: Vehicle, workers: int, cores: int, gil: bool) -> float:
-    """The speed-up on an ideal machine: `TASKS` tasks, as many at a time as there are slots.
+    """The speed-up on an ideal machine.
 
-    Waiting needs no core, so every worker is a slot. Computing needs a core each, and the right
-    to run: coroutines share one thread, and pure-Python threads share the GIL where there is one.
+    The tasks are done in rounds, one a worker. Waiting needs no core, so a round takes as long
+    as one task. Computing needs cores, which the system shares out evenly among more workers than
+    there are; and it needs the right to run: coroutines share one thread, and pure-Python threads
+    share the GIL where there is one.
     """
     if work == "waiting":
-        slots = workers
+        at_once = workers
     elif vehicle == "asyncio" or (vehicle == "threads" and work == "python" and gil):
-        slots = 1
+        at_once = 1
     else:
-        slots = min(workers, cores)
-    return TASKS / math.ceil(TASKS / slots)
+        at_once = cores
+    rounds = [workers] * (TASKS // workers) + [TASKS % workers]
+    return TASKS / sum(max(1, busy / at_once) for busy in rounds if busy)
 
 
 @experiment
@@ -78,10 +81,11 @@ def race(
 ) -> Race:
     """Do `TASKS` tasks of one kind alone, then with `workers`; `one_core` pins both to one core.
 
-    Raises OSError where the system lets no process choose its cores (macOS, Windows).
+    Raises OSError where Python cannot pin (macOS, Windows).
     """
     names = [f"task {number}" for number in range(1, TASKS + 1)]
-    with _one_thread_each(work), machine.pinned(1) if one_core else nullcontext():
+    torch_threads = intra_op(1) if work == "torch" else nullcontext()
+    with torch_threads, machine.pinned(1) if one_core else nullcontext():
         jobs.prepare(work)
         alone = Trace(_alone(work, names))
         began = time.perf_counter()
@@ -106,21 +110,6 @@ def race(
     )
 
 
-@contextmanager
-def _one_thread_each(work: Kind) -> Iterator[None]:
-    """Torch would use every core for one product; here the *workers* are the parallelism."""
-    if work != "torch":
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _alone(work: Kind, names: Sequence[str]) -> Iterator[Span]:
     for done, name in enumerate(names):
         checkpoint(done, 2 * TASKS, "alone")
@@ -132,7 +121,7 @@ Run = Callable[[Sequence[str]], list[Span]]
 
 @contextmanager
 def _threads(work: Kind, workers: int) -> Iterator[Run]:
-    with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
+    with crew(workers) as pool:
         yield lambda names: _through(pool, work, names)
 
 
@@ -176,8 +165,8 @@ async def _coroutines(work: Kind, workers: int, names: Sequence[str]) -> list[Sp
             name = todo.pop()
             if work == "waiting":
                 start = now()
-                await asyncio.sleep(jobs.WAIT)
-                spans.append(Span(lane, "sleep", name, start, now()))
+                result = await asyncio.sleep(jobs.WAIT)
+                spans.append(Span(lane, "sleep", name, start, now(), {"result": result}))
             else:  # nothing to await in a computation: the event loop stands still meanwhile
                 spans.append(jobs.timed(work, name, lane))
                 await asyncio.sleep(0)
@@ -213,12 +202,10 @@ def plot(result: Race) -> plots.Picture:
     until = max(result.alone.duration, result.together.duration) * 1.02
     where = "one core" if result.cores == 1 else f"{result.cores} cores"
     plots.timeline(alone, result.alone, until=until, title=f"{result.work} work, one worker")
-    plots.timeline(
-        together,
-        result.together,
-        until=until,
-        title=f"{result.workers} {result.vehicle} on {where}",
-    )
+    title = f"{result.workers} {result.vehicle} on {where}"
+    if result.vehicle == "processes":
+        title += f" (not counted: {result.startup:.1f} s to start them)"
+    plots.timeline(together, result.together, until=until, title=title)
     for ax in (alone, together):
         ax.set_xlabel("")
         ax.tick_params(labelbottom=False)
@@ -235,7 +222,7 @@ def _plot_use(ax: Axes, result: Race, until: float) -> None:
             ax.broken_barh([(left, right - left)], (core - 0.4, 0.8), color="black", alpha=share)
     cores = len(result.use.busy[0]) if result.use.busy else 1
     ax.set(xlim=(0, until), ylim=(cores - 0.4, -0.6), yticks=range(cores))
-    ax.set_yticklabels([f"core {core}" for core in range(cores)])
+    ax.set_yticklabels([f"core {core}" if cores <= 8 else "" for core in range(cores)])
     title = f"cores, the darker the busier; we kept {result.cores_kept_busy:.1f} busy"
     ax.set_title(title, loc="left")
     ax.set_xlabel("seconds", fontsize=9)

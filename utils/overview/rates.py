@@ -1,8 +1,11 @@
-"""Latency is not throughput: the same requests with one worker, a few, and far too many.
+"""Latency is not throughput: the same service with one person, a few, and far too many at once.
 
-Sixty-four requests wait at the start. A worker takes one, computes a hash (which gives the GIL
-up), and takes the next. Beyond the number of cores more workers finish no more requests a second:
-they share the same cores, so each request merely takes longer from start to end.
+A closed loop: each of n people sends a request, waits for the answer and sends the next. A request
+is a hash, computed outside the GIL. Up to the number of cores more people get more answers a
+second; beyond it they share the same cores, and everybody waits longer.
+
+Theory: Little's law, L = λ W (J. Little, "A Proof for the Queuing Formula L = λW", Operations
+Research 9(3), 1961). With n requests always under way, the mean latency is n / throughput.
 """
 
 from __future__ import annotations
@@ -11,24 +14,25 @@ import hashlib
 import statistics
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
 from utils.core import machine, plots
 from utils.core.experiment import Range, experiment, gather
 from utils.core.trace import Span, Trace, now
+from utils.core.workers import crew
 
-REQUESTS = 64
+MANY = 4 * machine.cores()  # people: clearly more than cores
+REQUESTS = 24 * MANY
 _DATA = bytes(2**20)
-_ROUNDS = 4  # × 1 MiB: a few milliseconds, much longer than a switch of threads
+_ROUNDS = 2  # × 1 MiB: a millisecond or two of hashing
 
 
 @dataclass(frozen=True)
 class Load:
-    """One pool size: `trace` has a span a request, in the lane of the worker that served it."""
+    """What `people` at once met: `trace` has a span a request, in the lane of its person."""
 
-    workers: int
+    people: int
     trace: Trace
 
     @property
@@ -36,30 +40,35 @@ class Load:
         """Requests a second of wall time."""
         return len(self.trace) / self.trace.duration
 
+    @property
+    def mean(self) -> float:
+        """Mean latency: seconds from sending a request to its answer."""
+        return statistics.mean(span.seconds for span in self.trace.spans)
+
     def latency(self, percent: int) -> float:
-        """Seconds from the start of a request's service to its end, as a percentile."""
+        """The same as a percentile."""
         return percentile([span.seconds for span in self.trace.spans], percent)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The chosen pool size among smaller and larger ones; `cores` is where theory turns."""
+    """The chosen number of people among smaller and larger ones; at `cores` the curves turn."""
 
     chosen: int
     cores: int
     loads: tuple[Load, ...]
 
-    def load(self, workers: int) -> Load:
-        """The load of that pool size; KeyError if it was not measured."""
-        return {load.workers: load for load in self.loads}[workers]
+    def load(self, people: int) -> Load:
+        """The load of that many people; KeyError if it was not measured."""
+        return {load.people: load for load in self.loads}[people]
 
-    def expected_throughput(self, workers: int) -> float:
-        """One worker's throughput times the cores that `workers` can use."""
-        return self.loads[0].throughput * min(workers, self.cores)
+    def expected_throughput(self, people: int) -> float:
+        """One person's throughput times the cores that `people` can use."""
+        return self.loads[0].throughput * min(people, self.cores)
 
-    def expected_latency(self, workers: int) -> float:
-        """One worker's latency, times the workers that share a core."""
-        return self.loads[0].latency(50) * max(1.0, workers / self.cores)
+    def expected_latency(self, people: int) -> float:
+        """Mean seconds by Little's law, at the expected throughput."""
+        return people / self.expected_throughput(people)
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -70,20 +79,21 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 @experiment
-def serve(workers: Annotated[int, Range(1, 32, label="workers in the pool")] = 8) -> Rates:
-    """Serve the requests with 1, 2, 4, 8, 16 workers, one a core, and the chosen number."""
-    sizes = sorted({1, 2, 4, 8, 16, machine.cores(), workers})
+def serve(people: Annotated[int, Range(1, MANY, label="people at once")] = MANY) -> Rates:
+    """Serve one person, one a core, twice and four times as many, and the chosen number."""
+    cores = machine.cores()
+    sizes = sorted({1, cores, 2 * cores, MANY, people})
     loads = tuple(
         Load(size, _serve(size, before=index * REQUESTS, total=len(sizes) * REQUESTS))
         for index, size in enumerate(sizes)
     )
-    return Rates(workers, machine.cores(), loads)
+    return Rates(people, cores, loads)
 
 
-def _serve(workers: int, before: int, total: int) -> Trace:
-    with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
+def _serve(people: int, before: int, total: int) -> Trace:
+    with crew(people, "person") as pool:
         futures = [pool.submit(_request, number) for number in range(REQUESTS)]
-        note = f"{workers} workers"
+        note = f"{people} people"
         return Trace(gather(futures, timeout=60, note=note, before=before, total=total))
 
 
@@ -95,34 +105,33 @@ def _request(number: int) -> Span:
 
 
 def plot(result: Rates) -> plots.Picture:
-    """Throughput and latency over the number of workers, and the chosen pool's timeline."""
-    fig, axes = plots.figure(9, 5.2, rows=2, cols=2, height_ratios=[1, 1])
+    """Throughput and latency over the number of people, and the timeline of the chosen one."""
+    fig, axes = plots.figure(9, 5.2, rows=2, cols=2)
     grid = axes[1, 0].get_gridspec()
     for ax in axes[1]:
         ax.remove()
-    sizes = [load.workers for load in result.loads]
+    sizes = [load.people for load in result.loads]
+    measured, theory = plots.color("measured"), plots.color("theory")
     rate, delay = axes[0]
-    reached = [load.throughput for load in result.loads]
-    rate.plot(sizes, reached, "o-", color=plots.color("measured"))
-    rate.plot(sizes, [*map(result.expected_throughput, sizes)], "--", color=plots.color("theory"))
+    rate.plot(sizes, [load.throughput for load in result.loads], "o-", color=measured)
+    rate.plot(sizes, [*map(result.expected_throughput, sizes)], "--", color=theory)
     rate.set_title("throughput: requests a second", loc="left")
-    for percent, style in ((50, "o-"), (99, "s:")):
-        ms = [1e3 * load.latency(percent) for load in result.loads]
-        delay.plot(sizes, ms, style, color=plots.color("measured"), label=f"P{percent}")
-    theory = [1e3 * result.expected_latency(size) for size in sizes]
-    delay.plot(sizes, theory, "--", color=plots.color("theory"), label="theory")
+    mean = [1e3 * load.mean for load in result.loads]
+    delay.plot(sizes, mean, "o-", color=measured, label="mean")
+    slow = [1e3 * load.latency(90) for load in result.loads]
+    delay.plot(sizes, slow, "s:", color=measured, label="P90")
+    expected = [1e3 * result.expected_latency(size) for size in sizes]
+    delay.plot(sizes, expected, "--", color=theory, label="theory (mean)")
     delay.set_title("latency: milliseconds a request", loc="left")
     delay.legend(frameon=False, fontsize=9)
     for ax in (rate, delay):
-        ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, sizes)
-        ax.minorticks_off()
         ax.axvline(result.cores, color=plots.GREY, linewidth=0.8)
         ax.axvline(result.chosen, color=plots.ORANGE, linewidth=6, alpha=0.25)
         ax.set_ylim(bottom=0)
-        ax.set_xlabel("workers (grey line: cores)", fontsize=9)
-    chosen = result.load(result.chosen)
+        ax.set_xlabel("people at once (thin line: cores)", fontsize=9)
     ax = plots.style(fig.add_subplot(grid[1, :]))
-    plots.timeline(ax, chosen.trace, title=f"{result.chosen} workers: a bar a request")
+    title = f"{result.chosen} people: a row a person, a bar a request"
+    plots.timeline(ax, result.load(result.chosen).trace, title=title)
     ax.set_yticks([])
     return fig

@@ -44,7 +44,7 @@ KINDS: dict[str, Callable[[], object]] = {"python": python, "waiting": waiting, 
 
 
 def prepare(kind: str) -> None:
-    """Get ready off the clock: import torch and keep it to one thread, so that *we* decide."""
+    """Get ready off the clock. Torch would use every core: here the *workers* do."""
     if kind == "torch":
         import torch as torch_
 
@@ -59,9 +59,13 @@ def get_ready(kind: str, ready: Semaphore) -> None:
 
 
 def timed(kind: str, name: str, lane: str | None = None) -> Span:
-    """Do one task and say when; the lane is the process and thread that did it, if not given."""
+    """Do one task; its span says when and, in `args`, what came out.
+
+    The lane is the process and thread that did it, if not given.
+    """
     start = now()
-    KINDS[kind]()
+    result = KINDS[kind]()
     end = now()
     lane = lane or f"{os.getpid()} {threading.current_thread().name}"
-    return Span(lane, "sleep" if kind == "waiting" else "compute", name, start, end)
+    category = "sleep" if kind == "waiting" else "compute"
+    return Span(lane, category, name, start, end, {"result": result})

@@ -1,4 +1,4 @@
-"""One worker against several on the same work: the race that four of the five areas run.
+"""One worker against several on the same work: the contest that four of the five areas run.
 
 The two teams take turns (one, many, one, many, …), so that a machine whose speed drifts slows
 both. Threads are what is compared here: NumPy and torch release the global interpreter lock
@@ -7,57 +7,24 @@ inside their kernels, so threads can use several cores there, and only there.
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from matplotlib.axes import Axes
 
 from utils.core import machine, plots
 from utils.core.bench import Sample, once
 from utils.core.experiment import gather
 from utils.core.trace import Recorder, Trace
+from utils.core.workers import crew
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _DEADLINE = 60.0  # seconds for one round: a hundred times what it takes
-
-
-@contextmanager
-def intra_op(threads: int) -> Iterator[None]:
-    """Let torch use `threads` threads inside one operation; the old number comes back after.
-
-    Threads started inside the block inherit it, so eight workers × four threads means 32.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def crew(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `workers` threads that all exist, named "worker 1" and so on."""
-    numbers = itertools.count(1)
-
-    def christen() -> None:
-        threading.current_thread().name = f"worker {next(numbers)}"
-
-    everyone = threading.Barrier(workers)
-    with ThreadPoolExecutor(workers, initializer=christen) as pool:
-        # A pool starts a thread only while none is idle: make all of them meet once, before
-        # anything is timed.
-        for meeting in [pool.submit(everyone.wait, 10) for _ in range(workers)]:
-            meeting.result(timeout=10)
-        yield pool
 
 
 class Team:
@@ -71,7 +38,7 @@ class Team:
         self._done = 0
 
     def start(self, done: int) -> None:
-        """Begin a run with an empty trace, `done` calls of `map` into the race."""
+        """Begin a run with an empty trace, `done` calls of `map` into the contest."""
         self.recorder, self._done = Recorder(), done
 
     def map(self, job: Callable[[T], R], tasks: Sequence[T], name: str = "") -> list[R]:
@@ -94,7 +61,7 @@ class Team:
 
 
 @dataclass(frozen=True)
-class Race:
+class Contest:
     """Seconds that one worker and `workers` took for the same `items`, in alternating rounds."""
 
     workers: int
@@ -125,7 +92,7 @@ class Race:
         return self.rate / self.rate_one
 
 
-def race(
+def contest(
     work: Callable[[Team], R],
     workers: int,
     *,
@@ -133,13 +100,13 @@ def race(
     unit: str,
     rounds: int = 3,
     maps: int = 1,
-) -> tuple[Race, R, R]:
+) -> tuple[Contest, R, R]:
     """Run `work` on one worker and on `workers`, in turns after a warm-up round.
 
     `work` calls `Team.map` `maps` times and handles `items` things called `unit`. Returns the
-    race and what the last run of one worker and of all workers returned.
+    contest and what the last run of one worker and of all workers returned.
     """
-    sizes = dict.fromkeys((1, workers))  # one worker races nobody
+    sizes = dict.fromkeys((1, workers))  # one worker contests nobody
     total = len(sizes) * (1 + rounds) * maps
     taken: dict[int, list[float]] = {size: [] for size in sizes}
     outcome: dict[int, R] = {}
@@ -157,37 +124,34 @@ def race(
                 taken[team.workers].append(seconds)
         trace = teams[-1].recorder.trace()
     one, many = Sample(tuple(taken[1])), Sample(tuple(taken[workers]))
-    return Race(workers, items, unit, one, many, trace), outcome[1], outcome[workers]
+    return Contest(workers, items, unit, one, many, trace), outcome[1], outcome[workers]
 
 
-def lanes(workers: int) -> list[str]:
-    """The rows of a timeline of `workers` workers, idle ones included."""
-    return [f"worker {number}" for number in range(1, workers + 1)]
-
-
-def draw_rates(ax: Axes, race: Race) -> Axes:
+def draw_rates(ax: Axes, contest: Contest) -> Axes:
     """Bars: items per second of one worker and of all, each round a dot, theory a line."""
-    teams: dict[str, tuple[Sample, Any]] = {"1 worker": (race.one, plots.PAPER_GREY)}
-    if race.workers > 1:
-        teams[f"{race.workers} workers"] = (race.many, plots.color("measured"))
+    teams: dict[str, tuple[Sample, Any]] = {"1 worker": (contest.one, plots.PAPER_GREY)}
+    if contest.workers > 1:
+        teams[f"{contest.workers} workers"] = (contest.many, plots.color("measured"))
     for column, (sample, colour) in enumerate(teams.values()):
-        rate = race.items / sample.median
+        rate = contest.items / sample.median
         ax.bar(column, rate, width=0.62, color=colour)
-        dots = [race.items / seconds for seconds in sample.values]
+        dots = [contest.items / seconds for seconds in sample.values]
         ax.plot([column] * len(dots), dots, ".", color=plots.INK, markersize=4)
         ax.text(
             column, rate / 2, f"{rate:,.0f}", ha="center", va="center", fontsize=9,
             color="white" if column else plots.INK,
         )  # fmt: skip
-    cores = min(race.workers, machine.cores())
-    ax.axhline(race.theory, color=plots.color("theory"), linestyle="--", linewidth=1.3)
+    cores = min(contest.workers, machine.cores())
+    ax.axhline(contest.theory, color=plots.color("theory"), linestyle="--", linewidth=1.3)
     ax.text(
-        0.99, race.theory, f"theory: {cores} × one worker ", ha="right", va="bottom", fontsize=8,
+        0.99, contest.theory, f"theory: {cores} × one worker ", ha="right", va="bottom", fontsize=8,
         color=plots.GREY, transform=ax.get_yaxis_transform(),
     )  # fmt: skip
     ax.set_xticks(range(len(teams)), list(teams))
     ax.set_xlim(-0.6, len(teams) - 0.4)
-    ax.set_ylim(0, 1.18 * max(race.theory, race.items / min(race.one.values + race.many.values)))
-    speedup = f": {race.speedup:.2f} × as fast" if race.workers > 1 else ""
-    ax.set_title(f"{race.unit}/s{speedup}", loc="left")
+    ax.set_ylim(
+        0, 1.18 * max(contest.theory, contest.items / min(contest.one.values + contest.many.values))
+    )
+    speedup = f": {contest.speedup:.2f} × as fast" if contest.workers > 1 else ""
+    ax.set_title(f"{contest.unit}/s{speedup}", loc="left")
     return ax

@@ -28,7 +28,8 @@ from torch.nn.utils.rnn import pad_sequence
 from utils.core import assets, plots
 from utils.core.bench import measure
 from utils.core.experiment import Range, experiment
-from utils.overview.areas.common import Race, Team, draw_rates, intra_op, lanes, race
+from utils.core.workers import intra_op, lanes
+from utils.overview.areas.common import Contest, Team, contest, draw_rates
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,7 +42,7 @@ SENTENCES = (
     "A condition variable lets a thread sleep until another one notifies it.",
     "A waiting thread must check its condition again after it wakes up.",
     "A semaphore counts permits; acquiring takes one and releasing gives one back.",
-    "A race condition makes the result depend on which thread happens to come first.",
+    "A contest condition makes the result depend on which thread happens to come first.",
     "An update is lost when two threads read the same old value and both write back.",
     "An atomic operation is seen by other threads as done completely or not at all.",
     "A pipe carries bytes in one direction between related processes.",
@@ -109,7 +110,7 @@ QUERIES = (
 class SearchResult:
     """The best sentences for each query, and what the answers took."""
 
-    race: Race
+    contest: Contest
     intra_op: int
     rankings: np.ndarray  # int64 [queries, 3]: the three best sentences, best first
     rankings_one: np.ndarray  # the same from one worker
@@ -140,7 +141,7 @@ def search(
             rankings, latencies = zip(*team.map(answer, QUERIES, "query"), strict=True)
             return np.stack(rankings), latencies
 
-        raced, (alone, slow_alone), (rankings, slow) = race(
+        raced, (alone, slow_alone), (rankings, slow) = contest(
             answer_all, workers, items=len(QUERIES), unit="queries", rounds=2
         )
         batch = measure(lambda: rank(encode(QUERIES), known), repeats=2)
@@ -199,12 +200,12 @@ def _encoded() -> Tensor:
 def plot(result: SearchResult) -> plots.Picture:
     """Who answered when, the rates, and how long each query took."""
     fig, (left, middle, right) = plots.figure(11, 3.4, cols=3, width_ratios=[2, 1.1, 1.1])
-    race = result.race
+    contest = result.contest
     inside = f", {result.intra_op} threads inside" if result.intra_op > 1 else ""
     plots.timeline(
-        left, race.trace, lanes=lanes(race.workers), title=f"{race.items} queries{inside}"
+        left, contest.trace, lanes=lanes(contest.workers), title=f"{contest.items} queries{inside}"
     )
-    draw_rates(middle, race)
+    draw_rates(middle, contest)
     middle.axhline(result.batched, color=plots.GREEN, linestyle=":", linewidth=1.6)
     middle.text(
         0.01, result.batched, " one batch, one worker", va="bottom", fontsize=8,
@@ -212,8 +213,8 @@ def plot(result: SearchResult) -> plots.Picture:
     )  # fmt: skip
     middle.set_ylim(top=1.15 * max(middle.get_ylim()[1] / 1.18, result.batched))
     groups = {"1 worker": (result.latencies_one, plots.GREY)}
-    if race.workers > 1:
-        groups[f"{race.workers} workers"] = (result.latencies, plots.color("measured"))
+    if contest.workers > 1:
+        groups[f"{contest.workers} workers"] = (result.latencies, plots.color("measured"))
     longest = 1e3 * max(max(seconds) for seconds, _ in groups.values())
     for row, (seconds, colour) in enumerate(groups.values()):
         ms = 1e3 * np.array(seconds)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from utils.core import plots
 from utils.core.experiment import Range, experiment
-from utils.overview.areas.common import Race, Team, draw_rates, intra_op, lanes, race
+from utils.core.workers import intra_op, lanes
+from utils.overview.areas.common import Contest, Team, contest, draw_rates
 
 USERS, ITEMS, FACTORS, TOP = 2048, 8192, 64, 10
 DATA = f"synthetic data: {USERS:,} users, {ITEMS:,} items, {FACTORS} random factors each"
@@ -32,7 +33,7 @@ DATA = f"synthetic data: {USERS:,} users, {ITEMS:,} items, {FACTORS} random fact
 class RecommendResult:
     """The recommendations and how fast they came."""
 
-    race: Race
+    contest: Contest
     block: int
     items: Tensor  # int64 [USERS, TOP], best first
     scores: Tensor  # float32 [USERS, TOP]
@@ -54,7 +55,7 @@ def recommend(
         return torch.cat(scores), torch.cat(chosen)
 
     with intra_op(1):
-        raced, alone, (scores, chosen) = race(all_users, workers, items=USERS, unit="users")
+        raced, alone, (scores, chosen) = contest(all_users, workers, items=USERS, unit="users")
     same = torch.equal(alone[0], scores) and torch.equal(alone[1], chosen)
     return RecommendResult(raced, block, chosen, scores, same)
 
@@ -77,9 +78,9 @@ def plot(result: RecommendResult) -> plots.Picture:
     """Which worker took which block of users, and the rates."""
     fig, (left, right) = plots.figure(9.5, 3.4, cols=2, width_ratios=[2.4, 1])
     plots.timeline(
-        left, result.race.trace, lanes=lanes(result.race.workers),
+        left, result.contest.trace, lanes=lanes(result.contest.workers),
         title=f"Top {TOP} for {result.block:,} users at a time",
     )  # fmt: skip
-    draw_rates(right, result.race)
+    draw_rates(right, result.contest)
     fig.supxlabel(result.data, fontsize=8, color=plots.GREY)
     return fig

@@ -30,7 +30,7 @@ from torch import Tensor
 from utils.core import machine, plots
 from utils.core.experiment import Range, checkpoint, experiment, gather
 from utils.core.trace import Recorder, Trace, now
-from utils.overview.areas.common import crew, intra_op, lanes
+from utils.core.workers import crew, intra_op, lanes
 
 RATE, FRAME, HOP, MELS = 16_000, 400, 160, 80  # samples a second, 25 ms, 10 ms, numbers a frame
 DEADLINE = 0.020  # seconds after the frame's arrival
@@ -102,7 +102,7 @@ class ListenResult:
 @experiment
 def listen(
     workers: Annotated[int, Range(1, 8)] = 2,
-    streams: Annotated[int, Range(1, 40, label="people speaking")] = 30,
+    streams: Annotated[int, Range(1, 120, label="people speaking")] = 30,
     frames_back: Literal[1, 50, 150] = 150,
 ) -> ListenResult:
     """Compute features of `streams` live voices, on one worker and on `workers`."""
@@ -213,9 +213,15 @@ def plot(result: ListenResult) -> plots.Picture:
     fig, (left, middle, right) = plots.figure(11, 3.6, cols=3, width_ratios=[1.8, 1.5, 1.1])
     many = result.many
     streams = len(many.latency)
-    plots.timeline(
-        left, many.trace, lanes=lanes(many.workers), title=f"{streams} voices (synthetic)"
+    # The run of one worker alone is drawn above the other, both from their own beginning.
+    shift = many.trace.start - result.one.trace.start
+    alone = Trace(
+        span._replace(lane="alone", start=span.start + shift, end=span.end + shift)
+        for span in result.one.trace.spans
     )
+    rows = ["alone", *lanes(many.workers)] if many.workers > 1 else ["alone"]
+    both = Trace.merge([alone, many.trace])
+    plots.timeline(left, both, lanes=rows, title=f"{streams} voices (synthetic)")
     runs = {"1 worker": (result.one, plots.GREY)}
     if many.workers > 1:
         runs[f"{many.workers} workers"] = (many, plots.color("measured"))

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from utils.core import assets, plots
-from utils.core.experiment import Range, experiment
+from utils.core.experiment import Range, experiment, gather
 from utils.core.trace import now
-from utils.overview.areas.common import Race, Team, draw_rates, intra_op, lanes, race
+from utils.core.workers import crew, intra_op, lanes
+from utils.overview.areas.common import Contest, Team, contest, draw_rates
 
 _TRAIN = 2048  # images of one epoch; the other 2952 measure the accuracy
 _RATE, _MOMENTUM = 0.05, 0.9
@@ -35,7 +36,7 @@ _RATE, _MOMENTUM = 0.05, 0.9
 class TrainResult:
     """What one epoch gave with one worker and with all of them."""
 
-    race: Race
+    contest: Contest
     batch: int
     losses: tuple[float, ...]  # a step, all workers
     losses_one: tuple[float, ...]  # a step, one worker
@@ -65,7 +66,7 @@ def train(
         return losses, right.float().mean().item()
 
     with intra_op(1):
-        raced, (losses_one, accuracy_one), (losses, accuracy) = race(
+        raced, (losses_one, accuracy_one), (losses, accuracy) = contest(
             epoch, workers, items=_TRAIN, unit="images", maps=len(starts)
         )
         error = gradient_error(images[:batch], labels[:batch], workers)
@@ -106,11 +107,16 @@ def average(parts: list[tuple[float, int, tuple[Tensor, ...]]]) -> list[Tensor]:
 def gradient_error(x: Tensor, y: Tensor, shards: int) -> float:
     """Largest difference between the averaged and the full-batch gradient, in float64.
 
-    In double precision only rounding is left (about 1e-16), so a wrong weight cannot hide.
+    Each shard is computed by a thread of its own, all at once. In double precision only rounding
+    is left (about 1e-16), so neither a wrong weight nor a mixed-up thread can hide.
     """
     model, x = _model().double(), x.double()
-    cut = zip(x.tensor_split(shards), y.tensor_split(shards), strict=True)
-    sharded = average([gradient(model, *shard) for shard in cut])
+    with crew(shards) as pool:
+        futures = [
+            pool.submit(gradient, model, *shard)
+            for shard in zip(x.tensor_split(shards), y.tensor_split(shards), strict=True)
+        ]
+        sharded = average(gather(futures, timeout=60))
     _, _, whole = gradient(model, x, y)
     return max((a - b).abs().max().item() for a, b in zip(sharded, whole, strict=True))
 
@@ -141,15 +147,18 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def plot(result: TrainResult) -> plots.Picture:
     """Who computed when, the rates, and the two loss curves on top of each other."""
     fig, (left, middle, right) = plots.figure(11, 3.4, cols=3, width_ratios=[2.4, 1, 1.15])
-    race = result.race
+    contest = result.contest
     plots.timeline(
-        left, race.trace, lanes=["main", *lanes(race.workers)], title="One epoch, shard by shard"
+        left,
+        contest.trace,
+        lanes=["main", *lanes(contest.workers)],
+        title="One epoch, shard by shard",
     )
-    draw_rates(middle, race)
+    draw_rates(middle, contest)
     one = f"1 worker: {result.accuracy_one:.1%} right"
     right.plot(result.losses_one, color=plots.PAPER_GREY, linewidth=5, label=one)
-    if race.workers > 1:
-        many = f"{race.workers} workers: {result.accuracy:.1%} right"
+    if contest.workers > 1:
+        many = f"{contest.workers} workers: {result.accuracy:.1%} right"
         right.plot(result.losses, color=plots.color("measured"), linewidth=1.4, label=many)
     right.set_title("Loss: the same curve", loc="left")
     right.set_xlabel("step", fontsize=9)

@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from utils.core import assets, plots
 from utils.core.experiment import Range, experiment
-from utils.overview.areas.common import Race, Team, draw_rates, intra_op, lanes, race
+from utils.core.workers import intra_op, lanes
+from utils.overview.areas.common import Contest, Team, contest, draw_rates
 
 SIDE, WINDOW, STRIDE = 380, 28, 4  # pixels; the grid has (380 - 28) / 4 + 1 = 89 windows a side
 GRID = (SIDE - WINDOW) // STRIDE + 1
@@ -46,7 +47,7 @@ class Box(NamedTuple):
 class DetectResult:
     """What was found on each canvas, and how fast."""
 
-    race: Race
+    contest: Contest
     canvases: np.ndarray  # float32 [n, SIDE, SIDE]
     truth: tuple[tuple[Box, ...], ...]  # a tuple a canvas
     found: tuple[tuple[Box, ...], ...]
@@ -78,7 +79,7 @@ def detect(
         ]
 
     with intra_op(1):
-        raced, alone, found = race(look, workers, items=_CANVASES, unit="canvases")
+        raced, alone, found = contest(look, workers, items=_CANVASES, unit="canvases")
     right = sum(_hits(*pair) for pair in zip(found, truth, strict=True))
     return DetectResult(
         raced,
@@ -241,8 +242,8 @@ def plot(result: DetectResult) -> plots.Picture:
     canvas.set(xticks=[], yticks=[])
     canvas.set_title(f"{result.recall:.0%} found, {result.precision:.0%} right", loc="left")
     plots.timeline(
-        middle, result.race.trace, lanes=lanes(result.race.workers),
+        middle, result.contest.trace, lanes=lanes(result.contest.workers),
         title=f"{len(result.canvases)} canvases, tile by tile",
     )  # fmt: skip
-    draw_rates(right, result.race)
+    draw_rates(right, result.contest)
     return fig
