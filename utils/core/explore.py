@@ -228,7 +228,9 @@ class _Panel:
         self._meter = widgets.HTML(layout={"margin": "0 8px 0 0"})
         self._status = widgets.HTML(layout={"flex": "1 1 240px", "margin": "0 0 0 8px"})
         self._error = widgets.HTML()
-        self._picture = widgets.Image(layout={"display": "none", "max_width": "100%"})
+        self._picture = widgets.Image(
+            layout={"display": "none", "max_width": "100%", "margin": "0"}
+        )
         self._picture.add_class("explore-picture")
         line = {"flex_flow": "row wrap", "align_items": "center"}
         row = [self.run, self.cancel, self._bar, self._meter, self._status]

@@ -8,6 +8,7 @@ several cores. `plot` draws a dashed line where multi-core reached the PC.
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def history(
 ) -> History:
     """Select milestones by year and track; ValueError if `first` is after `last`."""
     if first > last:
-        raise ValueError(f"first={first} is after last={last}: give first <= last")
+        raise ValueError(f"from year: first={first} is after last={last}, the to year")
     return History(
         first,
         last,
@@ -73,6 +74,7 @@ class Place(NamedTuple):
     right: bool
 
 
+@functools.cache
 def text_width(text: str) -> float:
     """Room for `text` in inches, without a screen at hand.
 

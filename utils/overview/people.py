@@ -106,6 +106,9 @@ def ask(
 ) -> Answers:
     """Serve `people` in each mode; every answer is cut after `tokens` tokens."""
     asking = dict(list(QUESTIONS.items())[:people])
+    checkpoint(0, 0, "loading SmolLM2")
+    model()
+    checkpoint(0, 0, "warming up")
     answer(["warm up"], tokens=2)
     runs = {}
     for index, mode in enumerate(MODES):
@@ -208,7 +211,6 @@ def model() -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    checkpoint(0, 0, "loading SmolLM2")
     logging.disable_progress_bar()  # it would print into the cell, and leave a thread behind
     return AutoModelForCausalLM.from_pretrained(assets.path("smollm2"), dtype=torch.float32).eval()
 

@@ -27,6 +27,7 @@ from utils.overview import work as jobs
 Kind = Literal["python", "waiting", "torch"]
 Vehicle = Literal["threads", "processes", "asyncio"]
 TASKS = 8
+_NOUNS = {"threads": "thread", "processes": "process", "asyncio": "coroutine"}
 DEADLINE = 60.0  # seconds for anything that blocks
 
 
@@ -182,11 +183,10 @@ def _through(pool: Executor, work: Kind, names: Sequence[str]) -> list[Span]:
 
 def _number_lanes(spans: list[Span], vehicle: Vehicle) -> Iterator[Span]:
     """Call the workers 1, 2, 3 in order of appearance, whatever the system calls them."""
-    noun = {"threads": "thread", "processes": "process", "asyncio": "coroutine"}[vehicle]
     numbers: dict[str, int] = {}
     for span in sorted(spans, key=lambda span: span.start):
         number = numbers.setdefault(span.lane, len(numbers) + 1)
-        yield span._replace(lane=f"{noun} {number}")
+        yield span._replace(lane=f"{_NOUNS[vehicle]} {number}")
 
 
 _VEHICLES = {"threads": _threads, "processes": _processes, "asyncio": _asyncio}
@@ -202,7 +202,8 @@ def plot(result: Race) -> plots.Picture:
     until = max(result.alone.duration, result.together.duration) * 1.02
     where = "one core" if result.cores == 1 else f"{result.cores} cores"
     plots.timeline(alone, result.alone, until=until, title=f"{result.work} work, one worker")
-    title = f"{result.workers} {result.vehicle} on {where}"
+    plural = ("es" if result.vehicle == "processes" else "s") if result.workers > 1 else ""
+    title = f"{result.workers} {_NOUNS[result.vehicle]}{plural} on {where}"
     if result.vehicle == "processes":
         title += f" (not counted: {result.startup:.1f} s to start them)"
     plots.timeline(together, result.together, until=until, title=title)
@@ -223,7 +224,7 @@ def _plot_use(ax: Axes, result: Race, until: float) -> None:
     cores = len(result.use.busy[0]) if result.use.busy else 1
     ax.set(xlim=(0, until), ylim=(cores - 0.4, -0.6), yticks=range(cores))
     ax.set_yticklabels([f"core {core}" if cores <= 8 else "" for core in range(cores)])
-    title = f"cores, the darker the busier; we kept {result.cores_kept_busy:.1f} busy"
+    title = f"cores, the darker the busier; this race kept {result.cores_kept_busy:.1f} busy"
     ax.set_title(title, loc="left")
     ax.set_xlabel("seconds", fontsize=9)
     ax.grid(visible=False)

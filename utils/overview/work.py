@@ -13,10 +13,10 @@ from multiprocessing.synchronize import Semaphore
 
 from utils.core.trace import Span, now
 
-WAIT = 0.04  # seconds
+WAIT = 0.025  # seconds
 
 
-def python(loops: int = 1_000_000) -> int:
+def python(loops: int = 400_000) -> int:
     """Pure Python: every step is bytecode, so the GIL is held throughout."""
     total = 0
     for number in range(loops):
@@ -29,7 +29,7 @@ def waiting(seconds: float = WAIT) -> None:
     time.sleep(seconds)
 
 
-def torch(size: int = 384, repeats: int = 30) -> float:
+def torch(size: int = 384, repeats: int = 18) -> float:
     """Matrix products: torch gives the GIL up while its C++ code computes."""
     import torch as torch_
 

@@ -102,7 +102,7 @@ class ListenResult:
 @experiment
 def listen(
     workers: Annotated[int, Range(1, 8)] = 2,
-    streams: Annotated[int, Range(1, 120, label="people speaking")] = 30,
+    streams: Annotated[int, Range(1, 120, label="people speaking")] = 20,
     frames_back: Literal[1, 50, 150] = 150,
 ) -> ListenResult:
     """Compute features of `streams` live voices, on one worker and on `workers`."""
