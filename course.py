@@ -59,7 +59,6 @@ FIRST_CHAPTER = "chapters/01_overview.ipynb"
 
 GB = 10**9
 ENVIRONMENT_GB = 8 if sys.platform == "linux" else 4  # Linux wheels of torch bring CUDA along
-ASSETS_GB = 2
 CELL_TIMEOUT_S = 300
 # nbval runs every cell of a chapter and compares the outputs of those tagged nbval-check-output.
 NBVAL = ("--nbval-lax", f"--nbval-cell-timeout={CELL_TIMEOUT_S}")

@@ -167,8 +167,10 @@ def answer(
     """Greedy answers to `questions` as one batch: `tokens` token ids each.
 
     The prompts differ in length, so they are padded on the *left*: then the newest token of
-    every row stands in the last column. `mask` hides the padding and `positions` do not count it,
-    which is why a row's answer does not depend on who else is in the batch.
+    every row stands in the last column. `mask` hides the padding, which is why a row's answer does
+    not depend on who else is in the batch. `positions` leave the padding out as well, so that a
+    row is given the numbers it would have alone; this model uses only their differences (Su et
+    al., "RoFormer", arXiv:2104.09864), others do not.
     """
     import torch
 
