@@ -200,8 +200,9 @@ def exclusive(path: Path, waiting: str) -> Iterator[None]:
         line = Line()
         while not _try_lock(handle):
             handle.seek(0)
-            line.show(f"{waiting} (pid {handle.read().strip() or '?'}), waiting…")
-            time.sleep(0.3)
+            if pid := handle.read().strip():  # not yet there if the other locked it just now
+                line.show(f"{waiting} (pid {pid}), waiting…")
+            time.sleep(0.3 if pid else 0.01)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

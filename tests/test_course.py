@@ -165,15 +165,47 @@ def bend(course):
 
 def test_two_people_setting_up_at_once_do_it_once(project):
     slow = QUICK + (
-        "    course.pip_install = lambda: (print('INSTALLING'), __import__('time').sleep(2))\n"
+        "    from pathlib import Path; from time import sleep\n"
+        "    def pip_install():\n"
+        "        print('INSTALLING')\n"
+        "        while not Path('go').exists(): sleep(0.01)\n"
+        "    course.pip_install = pip_install\n"
     )
-    both = [door(project, "lab", code=slow + ONLY_SET_UP) for _ in range(2)]
-    results = [finish(process) for process in both]
-    assert [status for status, _ in results] == [0, 0]
-    together = results[0][1] + results[1][1]
-    assert together.count("INSTALLING") == 1
-    pids = [str(process.pid) for process in both]
-    assert any(f"another set-up is running (pid {pid}), waiting" in together for pid in pids)
+    first = door(project, "lab", code=slow + ONLY_SET_UP)
+    assert any("INSTALLING" in line for line in first.stdout)
+    second = door(project, "lab", code=slow + ONLY_SET_UP)
+    waiting = f"another set-up is running (pid {first.pid}), waiting"
+    assert waiting in second.stdout.readline()
+    (project / "go").touch()
+    assert finish(first)[0] == 0
+    status, output = finish(second)
+    assert status == 0 and "INSTALLING" not in output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="platform: uses flock")
+def test_who_waits_for_a_lock_taken_just_now_still_learns_whose_it_is(tmp_path, capsys):
+    """Between locking the file and writing its pid the holder has no name."""
+    import fcntl
+    import threading
+
+    path = tmp_path / "lock"
+
+    def wait() -> None:
+        with course.exclusive(path, "another set-up is running"):
+            pass
+
+    with open(path, "w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.1)  # the other looks at a file without a name; later is as good
+        holder.write("4711")
+        holder.flush()
+        shown, deadline = "", time.monotonic() + 30
+        while "4711" not in shown and time.monotonic() < deadline:
+            shown += capsys.readouterr().out
+    thread.join(timeout=30)
+    assert "another set-up is running (pid 4711), waiting" in shown and "?" not in shown
 
 
 def test_an_unreachable_index_is_one_sentence_and_a_way_out(project):
