@@ -1,0 +1,19 @@
+"""Schedule explorer: prove a small concurrent program right, or see exactly how it breaks.
+
+    def program():                       # makes its state, starts threads, joins them, asserts
+        ...
+    report = schedules.check(program)    # every schedule with up to two preemptions
+    schedules.plot(report)               # the failing schedule, line by line
+    schedules.replay(program, report.failure.schedule)
+
+`execution` runs a program once under a scheduler it controls; `accesses`, `resolve` and `races` tell
+where switching can matter; `standins` puts locks and threads under control; `search` tries the
+schedules; `report`, `inspection` and `picture` show what was found; `by_hand` lets you choose.
+"""
+
+from utils.threads.schedules.execution import always
+from utils.threads.schedules.picture import plot
+from utils.threads.schedules.report import Found, Report
+from utils.threads.schedules.search import check, replay
+
+__all__ = ["Found", "Report", "always", "check", "plot", "replay"]

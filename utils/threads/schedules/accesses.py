@@ -1,0 +1,174 @@
+"""Which instructions of a function may touch what other threads can see.
+
+Between two such instructions a thread is alone: wherever it is interrupted there, the others see the
+same. So these are the only places where a scheduler has to ask who goes on. They are read from the
+bytecode, because a line is too coarse: `count += 1` reads, adds and writes.
+
+`table(code, globals)` gives, by instruction offset, what is touched: a *name* (a global or a variable
+shared by nested functions), an *attribute*, the *items* of a container, or whatever a *call* touches.
+Which object that is only shows at run time; `path` says how to look it up, as ("self", "_items"). The
+source positions of the instructions (PEP 657) tell which expression is whose receiver.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+Path = tuple[str, ...]
+Kind = Literal["name", "attribute", "items", "call", "loop"]
+
+
+class Access(NamedTuple):
+    """One instruction: `kind` and `name` of what it touches, and how to find it."""
+
+    kind: Kind
+    name: str
+    writes: bool = False
+    path: Path | None = None  # of the receiver (a call: of what is called); None: not a plain name
+    argument: Path | None = None  # of a call's last argument, if that is a plain name
+
+    def __str__(self) -> str:
+        if self.kind == "loop":
+            return "loop"
+        if self.kind == "call":
+            return f"call {'.'.join(self.path or (self.name,))}"
+        owner = ".".join(self.path or ("…",))
+        what = {"name": self.name, "attribute": f"{owner}.{self.name}", "items": f"{owner}[…]"}
+        return f"{'write' if self.writes else 'read'} {what[self.kind]}"
+
+
+_NAMES = {
+    **dict.fromkeys(("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"), False),
+    **dict.fromkeys(("STORE_DEREF", "DELETE_DEREF", "STORE_GLOBAL", "DELETE_GLOBAL"), True),
+}
+_ATTRIBUTES = {"LOAD_ATTR": False, "LOAD_METHOD": False, "STORE_ATTR": True, "DELETE_ATTR": True}
+_SUBSCRIPTS = {
+    **dict.fromkeys(("BINARY_SUBSCR", "BINARY_SLICE"), False),
+    **dict.fromkeys(("STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"), True),
+}
+_CALLS = {"CALL", "CALL_KW", "CALL_FUNCTION_EX"}
+# These look into what was pushed just before them: tests, loops, unpacking, f-strings.
+_LOOKS = {"GET_ITER", "UNARY_NOT", "TO_BOOL", "UNPACK_SEQUENCE", "LIST_EXTEND", "SET_UPDATE"}
+_LOOKS |= {"DICT_UPDATE", "DICT_MERGE", "FORMAT_VALUE", "FORMAT_SIMPLE"}
+# An iteration with one of these changes something that is the thread's own.
+_CHANGES = ("STORE_", "DELETE_", "FOR_ITER", "LIST_", "YIELD", "SEND")
+_CONSTANT = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+
+Span = tuple[tuple[int, int], tuple[int, int]]  # from (line, column) to (line, column)
+
+
+def table(code: types.CodeType, names: Mapping[str, Any]) -> dict[int, Access]:
+    """Accesses of `code` by offset; `names` are its globals, of which constants do not count."""
+    reader = _Reader(code, names)
+    accesses = {step.offset: reader.access(i) for i, step in enumerate(reader.steps)}
+    return {offset: access for offset, access in accesses.items() if access is not None}
+
+
+class _Reader:
+    def __init__(self, code: types.CodeType, names: Mapping[str, Any]) -> None:
+        self.steps = [s for s in dis.get_instructions(code) if s.opname not in ("PRECALL", "CACHE")]
+        self.names = names
+        self.spans = [_span(step) for step in self.steps]
+        self.paths: dict[Span, Path] = {}  # expressions that are names or attributes of names
+        for index, (step, span) in enumerate(zip(self.steps, self.spans, strict=True)):
+            if span and step.opname.startswith("LOAD_") and (path := self._path(index)):
+                self.paths[span] = path
+
+    def access(self, index: int) -> Access | None:
+        step, op = self.steps[index], self.steps[index].opname
+        if op in _NAMES:
+            return Access("name", step.argval, _NAMES[op])
+        if op == "LOAD_GLOBAL":
+            known = self.names.get(step.argval, getattr(builtins, step.argval, None))
+            return None if isinstance(known, _CONSTANT) else Access("name", step.argval)
+        if op in _ATTRIBUTES:
+            return Access("attribute", step.argval, _ATTRIBUTES[op], self._owner(index))
+        if op in _SUBSCRIPTS or (op == "BINARY_OP" and step.argrepr == "[]"):
+            return Access("items", "", _SUBSCRIPTS.get(op, False), self._receiver(index))
+        if op in _CALLS:
+            return self._call(index)
+        if "JUMP" in op and "BACKWARD" in op:
+            return self._loop(index)
+        path, writes = None, False
+        if op in _LOOKS or "JUMP" in op:
+            path = self._before(index)
+        elif op == "FOR_ITER":
+            path = self._before(index - 1)
+        elif op in ("CONTAINS_OP", "COMPARE_OP"):
+            path = self._last(index) or (self._receiver(index) if op == "COMPARE_OP" else None)
+        elif op == "BINARY_OP" and step.argrepr.endswith("="):  # `items += [1]` changes the list
+            path, writes = self._receiver(index), True
+        return Access("items", "", writes, path) if path else None
+
+    def _call(self, index: int) -> Access | None:
+        before = self.steps[index - 2 : index]
+        if all(step.opname == "LOAD_CONST" and step.argval is None for step in before):
+            return None  # the end of a `with`: __exit__(None, None, None)
+        callee = self._inner(index)
+        if callee is None:
+            return Access("call", "")
+        path, name = self.paths.get(self.spans[callee]), self.steps[callee].argval
+        name = name if isinstance(name, str) else ""
+        return Access("call", name, False, path, self._last(index, inset=1))
+
+    def _loop(self, index: int) -> Access:
+        """A jump back: `writes` unless an iteration can only wait for what others do."""
+        start = self.steps[index].argval
+        body = [step.opname for step in self.steps[:index] if step.offset >= start]
+        return Access("loop", "", any(op.startswith(_CHANGES) for op in body))
+
+    def _path(self, index: int) -> Path | None:
+        step = self.steps[index]
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            owner = self._owner(index)
+            return (*owner, step.argval) if owner else None
+        if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_GLOBAL")):
+            # From 3.13 on two loads may be one instruction, placed where the first one is.
+            return (step.argval[0],) if isinstance(step.argval, tuple) else (step.argval,)
+        return None
+
+    def _before(self, index: int) -> Path | None:
+        """The plain name that the instruction before `index` pushed."""
+        step, span = self.steps[index - 1], self.spans[index - 1]
+        if isinstance(step.argval, tuple) and step.opname.startswith("LOAD_FAST"):
+            return (step.argval[1],)
+        return self.paths.get(span) if span and step.opname.startswith("LOAD_") else None
+
+    def _owner(self, index: int) -> Path | None:
+        """Whose attribute this is: pushed just before, or (in `x.y += 1`) earlier."""
+        return self._before(index) or self._receiver(index)
+
+    def _receiver(self, index: int) -> Path | None:
+        """x.y of x.y.z, x.y[...] or x.y(...), if that is a plain name."""
+        inner = self._inner(index)
+        return None if inner is None else self.paths.get(self.spans[inner])
+
+    def _inner(self, index: int) -> int | None:
+        """The instruction for what begins in the same place and is the longest that is shorter."""
+        if self.spans[index] is None:
+            return None
+        start, end = self.spans[index]
+        spans = enumerate(self.spans)
+        inner = [(s[1], i) for i, s in spans if s and s[0] == start and s[1] < end]
+        return max(inner)[1] if inner else None
+
+    def _last(self, index: int, inset: int = 0) -> Path | None:
+        """z of x in z or of x(y, z), if that is a plain name."""
+        span = self.spans[index]
+        if span is None:
+            return None
+        start, (line, column) = span
+        end = (line, column - inset)
+        inner = [other for other in self.spans if other and other[1] == end and other[0] > start]
+        return self.paths.get(min(inner, key=lambda other: other[0])) if inner else None
+
+
+def _span(step: dis.Instruction) -> Span | None:
+    where = step.positions
+    if where is None or where.lineno is None or where.col_offset is None:
+        return None
+    return (where.lineno, where.col_offset), (where.end_lineno, where.end_col_offset)  # type: ignore

@@ -1,0 +1,112 @@
+"""A failing schedule as a picture: time runs down, a column a thread, a box a line of the source.
+
+Colours are the timeline's: blue is doing something, vermilion is waiting for a lock. A deadlock's
+wait-for graph stands below it.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from utils.core import plots
+from utils.threads.schedules.report import Found, Line, Report
+
+_ROWS = 36  # lines shown at most: the last ones, which are the interesting ones
+_INCH, _WRAP = 0.46, 3.05  # height of a row, width of a column, in inches
+
+
+def plot(report: Report | Found) -> plots.Picture:
+    """Draw the failing schedule of `report`; ValueError if it has none."""
+    found = report.failure if isinstance(report, Report) else report
+    if found is None:
+        raise ValueError(f"nothing failed, so there is no schedule to draw: {report}")
+    rows = interesting(found)
+    threads = [name for name in found.threads if any(line.thread == name for line in rows)]
+    height = _INCH * (len(rows) + 2.4)
+    graph = 2.6 if found.kind == "deadlock" else 0.0
+    width = max(6.5, _WRAP * len(threads))
+    if graph:
+        ratios = {"gridspec_kw": {"height_ratios": [height, graph]}}
+        fig, (ax, below) = plots.figure(width, height + graph, rows=2, **ratios)
+        wait_for_graph(below, found)
+    else:
+        fig, ax = plots.figure(width, height)
+    _lines(ax, found, rows, threads)
+    return fig
+
+
+def interesting(found: Found) -> list[Line]:
+    """The lines from where a second thread comes into play, without the starts and joins before."""
+    lines = list(found.lines)
+    first = next((i for i, line in enumerate(lines) if line.thread != found.threads[0]), 0)
+    return lines[first:][-_ROWS:]
+
+
+def _lines(ax: Axes, found: Found, rows: list[Line], threads: list[str]) -> None:
+    columns = {name: index for index, name in enumerate(threads)}
+    waiting: dict[str, int] = {}
+    for row, line in enumerate([*rows, None]):
+        for name in list(waiting):
+            if line is None or line.thread == name:
+                start = waiting.pop(name)
+                bar = Rectangle((columns[name] + 0.46, start + 0.5), 0.04, row - start - 0.5)
+                bar.set(color=plots.color("lock"), alpha=0.55, linewidth=0)
+                ax.add_patch(bar)
+        if line is None:
+            continue
+        if line.blocked:
+            waiting[line.thread] = row
+        _box(ax, columns[line.thread], row, line)
+    bottom = len(rows) + 0.45
+    message = textwrap.shorten(f"{found.kind}: {found.message}", 88 + 40 * (len(threads) - 2))
+    ax.text(0.0, bottom, message, color=plots.VERMILION, fontsize=10, weight="bold", va="center")
+    ax.set_xlim(-0.02, len(threads))
+    ax.set_ylim(bottom + 0.4, -1.0)
+    for name, column in columns.items():
+        ax.text(column + 0.48, -0.55, name, ha="center", fontsize=11, weight="bold")
+    ax.axis("off")
+
+
+def _box(ax: Axes, column: int, row: int, line: Line) -> None:
+    color = plots.color("lock" if line.blocked else "compute")
+    box = FancyBboxPatch((column + 0.02, row + 0.06), 0.92, 0.86, boxstyle="round,pad=0,rounding_size=0.06")
+    box.set(facecolor="white", edgecolor=color, linewidth=1.2)
+    ax.add_patch(box)
+    source = textwrap.shorten(f"{line.line}  {line.source}", 44, placeholder=" …")
+    ax.text(column + 0.04, row + 0.34, source, fontsize=8.5, family="monospace", va="center")
+    does = textwrap.shorten(", ".join(line.does), 58, placeholder=" …")
+    ax.text(column + 0.04, row + 0.72, does, fontsize=7.5, color=color, va="center")
+
+
+def wait_for_graph(ax: Axes, found: Found) -> None:
+    """Threads in a ring; an arrow from who waits to who holds, named after what is waited for."""
+    names = list(dict.fromkeys(n for wait in found.waits for n in (wait.waiter, wait.owner) if n))
+    turn = 2 * math.pi / max(len(names), 1)
+    where = {n: (2.2 * math.cos(i * turn), math.sin(i * turn)) for i, n in enumerate(names)}
+    for index, wait in enumerate(found.waits):
+        start = where[wait.waiter]
+        if wait.owner:
+            end = where[wait.owner]
+            arrow = FancyArrowPatch(
+                start, end, arrowstyle="-|>", mutation_scale=14, shrinkA=18, shrinkB=18,
+                connectionstyle="arc3,rad=0.22", color=plots.color("lock"), linewidth=1.4,
+            )
+            ax.add_patch(arrow)
+            middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+            bend = 0.22 * 0.5
+            middle = (middle[0] + bend * (end[1] - start[1]), middle[1] - bend * (end[0] - start[0]))
+        else:
+            middle = (start[0] + 0.9, start[1] + 0.25)
+        ax.text(*middle, wait.what, fontsize=8.5, ha="center", va="center", color=plots.INK,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    for name, (x, y) in where.items():
+        ax.text(x, y, name, ha="center", va="center", fontsize=10, weight="bold",
+                bbox={"boxstyle": "round,pad=0.4", "facecolor": plots.LIGHT, "edgecolor": plots.GREY})
+    ax.set_xlim(-3.6, 3.6)
+    ax.set_ylim(-1.5, 1.5)
+    ax.set_title("who waits for whom", loc="left")
+    ax.axis("off")

@@ -1,0 +1,125 @@
+"""What an instruction that is about to run will touch: the object, found without running anything.
+
+A path like ("self", "_items") is followed through variables and attributes; properties are not
+called. What cannot be told is taken to be anything: one more place to switch at, never one fewer.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import reprlib
+import types
+from collections.abc import Set
+from typing import Any
+
+from utils.threads.schedules.accesses import Access, Path
+from utils.threads.schedules.races import Place
+
+_UNKNOWN = object()
+_CONTAINERS = (list, dict, set, bytearray, collections.deque)
+_IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range, type)
+_IMMUTABLE += (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
+_DATA = (int, float, complex, str, bytes, bytearray, bool, type(None))
+_READERS = frozenset("copy count get index items keys values __contains__ __len__".split())
+_MUTATORS = frozenset({builtins.next, builtins.setattr, builtins.delattr, builtins.exec})
+# Methods of primitives: each stops at a point of its own. No container has one of this name.
+_OWN_POINTS = frozenset("acquire release wait wait_for notify notify_all start is_set".split())
+
+
+def touched(access: Access, frame: types.FrameType, stored: Set[str]) -> Place | None:
+    """The place that `access` touches, or None if nobody else can see it. `stored`: attributes
+    that are assigned anywhere; others are constants."""
+    if access.kind == "name":
+        return Place(access.name, 0, access.writes)
+    if access.kind == "attribute":
+        if access.name not in stored:
+            return None
+        owner = _follow(access.path, frame)
+        return Place(("attribute", access.name), _key(owner), access.writes)
+    if access.kind == "items":
+        return _items(_follow(access.path, frame), access.writes)
+    return _call(access, frame)
+
+
+def shown(access: Access, frame: types.FrameType) -> str:
+    """The value of what `access` touches, in a few characters; "" if it cannot be found."""
+    path = access.path
+    if access.kind == "name":
+        path = (access.name,)
+    elif access.kind == "attribute":
+        path = (*path, access.name) if path else None
+    elif access.kind == "call":
+        path = path[:-1] if path and len(path) > 1 else None
+    value = _follow(path, frame)
+    return reprlib.repr(value) if is_data(value) else ""
+
+
+def is_data(value: object) -> bool:
+    """Something to show a reader: numbers, texts, and containers of nothing else."""
+    if isinstance(value, dict):
+        return all(map(is_data, value.values()))
+    if isinstance(value, list | tuple | set | frozenset | collections.deque):
+        return all(map(is_data, value))
+    return isinstance(value, _DATA)
+
+
+def _items(owner: object, writes: bool) -> Place | None:
+    if owner is not _UNKNOWN and isinstance(owner, _IMMUTABLE):
+        return None
+    return Place("items", _key(owner), writes)
+
+
+def _call(access: Access, frame: types.FrameType) -> Place | None:
+    path = access.path
+    owner = _follow(path[:-1], frame) if path and len(path) > 1 else _UNKNOWN
+    if isinstance(owner, _CONTAINERS):
+        return _items(owner, access.name not in _READERS)
+    target = _follow(path, frame)
+    if target is _UNKNOWN:
+        return None if access.name in _OWN_POINTS else Place("items", None, True)
+    if isinstance(target, types.MethodType):
+        target = target.__func__
+    if isinstance(target, types.FunctionType | staticmethod | classmethod | property):
+        return None  # Python code: its own instructions are looked at
+    reads_only = isinstance(target, type) or (
+        isinstance(target, types.BuiltinFunctionType)
+        and target.__module__ == "builtins"
+        and target not in _MUTATORS
+    )
+    if reads_only or (owner is not _UNKNOWN and isinstance(owner, _IMMUTABLE)):
+        if access.argument is None:
+            return None
+        return _items(_follow(access.argument, frame), False)
+    return Place("items", None, True)
+
+
+def _key(owner: object) -> int | None:
+    return None if owner is _UNKNOWN else id(owner)
+
+
+def _follow(path: Path | None, frame: types.FrameType) -> Any:
+    if not path:
+        return _UNKNOWN
+    root, *attributes = path
+    value: Any = frame.f_locals.get(root, _UNKNOWN)
+    if value is _UNKNOWN:
+        value = frame.f_globals.get(root, getattr(builtins, root, _UNKNOWN))
+    for name in attributes:
+        if value is _UNKNOWN:
+            return value
+        value = _peek(value, name)
+    return value
+
+
+def _peek(owner: Any, name: str) -> Any:
+    """`owner.name` without running a property or `__getattr__`."""
+    own = getattr(owner, "__dict__", {})
+    if name in own:
+        return own[name]
+    for kind in type(owner).__mro__:
+        if name in vars(kind):
+            value = vars(kind)[name]
+            slot = isinstance(value, types.MemberDescriptorType)
+            return getattr(owner, name, _UNKNOWN) if slot else value
+    return _UNKNOWN

@@ -1,0 +1,292 @@
+"""Try a program under every schedule with few preemptions, then under random ones.
+
+A *preemption* takes the turn from a thread that could go on. Most bugs need one or two (Musuvathi &
+Qadeer, "Iterative Context Bounding for Systematic Testing of Multithreaded Programs", PLDI 2007), so
+schedules are tried in order of their preemptions: all with none, all with one, and so on. A thread
+that blocks or ends hands over for free. What is found first therefore needs the fewest.
+
+The search keeps no states: a schedule is a list of choices, run again from the program's start. A
+program must therefore make all its state afresh and do the same under the same schedule.
+"""
+
+from __future__ import annotations
+
+import random as randomness
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from utils.core.experiment import checkpoint
+from utils.threads.schedules.execution import (
+    Crew,
+    Diverged,
+    Execution,
+    Option,
+    Strategy,
+    Stuck,
+)
+from utils.threads.schedules.races import Point
+from utils.threads.schedules.report import Found, Recording, Report, default, strategy_of
+from utils.threads.schedules.standins import followed, installed
+
+_PATIENCE = 2.0  # s that a thread may be away before it counts as stuck
+_SHORTER = 60  # schedules tried after the first failure, in search of a shorter one
+
+Program = Callable[[], object]
+
+
+def check(
+    program: Program,
+    *,
+    preemptions: int = 2,
+    seconds: float = 10.0,
+    operations: int = 3_000,
+    random: int = 100,
+    seed: int = 0,
+    reduce: bool = True,
+) -> Report:
+    """Look for a schedule under which `program` fails.
+
+    `program` takes no argument, makes its state, starts threads, joins them and asserts. The verdict
+    is "failed" with the schedule of fewest preemptions; "proved" if no schedule with up to
+    `preemptions` fails (then `random` more, seeded, are tried beyond them); or "inconclusive", with
+    the reason, if `seconds` were over first, if a thread waits for something outside the
+    scheduler's control, or if the program does not do the same twice.
+
+    One run may have `operations` steps; one that has more counts as a livelock. `reduce=False`
+    switches at every access, not only where threads race (for tests of the explorer).
+    Stops by `Cancelled` at a checkpoint, as every experiment.
+    """
+    for name, value, low in (
+        ("preemptions", preemptions, 0),
+        ("operations", operations, 1),
+        ("random", random, 0),
+    ):
+        if not isinstance(value, int) or value < low:
+            raise ValueError(f"{name}={value!r} is not allowed: give a whole number from {low}")
+    if not seconds > 0:
+        raise ValueError(f"seconds={seconds!r} is not allowed: give a positive number")
+    if not callable(program) or not hasattr(program, "__globals__"):
+        raise TypeError(f"program must be a Python function, got {program!r}")
+    search = _Search(program, preemptions, seconds, operations, None if not reduce else set())
+    return search.report(random, seed)
+
+
+@dataclass
+class _Search:
+    program: Program
+    bound: int
+    seconds: float
+    limit: int
+    points: set[Point] | None
+    counts: list[int] = field(default_factory=list)
+    release_points: bool = False
+
+    def report(self, random: int, seed: int) -> Report:
+        self.began = time.monotonic()
+        with installed(self.program.__globals__):  # type: ignore[attr-defined]
+            self.crew = Crew(self.program, followed())
+            try:
+                return self._search(random, seed)
+            finally:
+                self.crew.close()
+
+    def _search(self, random: int, seed: int) -> Report:
+        self.total = self.tried_randomly = 0
+        failed, reason = None, ""
+        try:
+            failed = self._systematic() or self._random(random, seed)
+        except TimeoutError:
+            reason = f"{self.seconds:g} s were over"
+        except (Diverged, Stuck) as error:
+            reason = str(error)
+        return Report(
+            self.program,
+            "failed" if failed else "inconclusive" if reason else "proved",
+            reason,
+            tuple(self.counts),
+            self.tried_randomly,
+            self.total,
+            time.monotonic() - self.began,
+            self._explain(failed) if failed else None,
+        )
+
+    def _explain(self, failed: Execution) -> Found | None:
+        """Run it once more, and write down what happens."""
+        self.seconds = float("inf")
+        chosen = [decision.chosen for decision in failed.decisions]
+        run = self.prepared(_follow(chosen))
+        recording = Recording(run)
+        perform(run)
+        return recording.found()
+
+    # ── Schedules with few preemptions ────────────────────────────────────────────────────
+
+    def _systematic(self) -> Execution | None:
+        while True:
+            failed = self._all_within_bound()
+            if failed is not None or not self._learnt:
+                return failed
+
+    def _all_within_bound(self) -> Execution | None:
+        """The first failing run; None if there is none, or if `_learnt` calls for a new start."""
+        self._learnt = False
+        self.counts = [0] * (self.bound + 1)
+        waiting: list[list[list[Option]]] = [[] for _ in self.counts]
+        waiting[0].append([])
+        for preemptions, prefixes in enumerate(waiting):
+            while prefixes:
+                prefix = prefixes.pop()
+                run = self.run(_follow(prefix))
+                self.counts[preemptions] += 1
+                if run.failure is not None:
+                    return self._shorter(run, prefixes)
+                if self._learn(run):
+                    return None
+                for cost, other in _alternatives(run, len(prefix)):
+                    if cost <= self.bound:
+                        waiting[cost].append(other)
+        return None
+
+    def _shorter(self, failed: Execution, prefixes: list[list[Option]]) -> Execution:
+        """Of the failures with as many preemptions, one with few switches and steps."""
+        for prefix in prefixes[-_SHORTER:]:
+            run = self.run(_follow(prefix))
+            if run.failure is not None and _length(run) < _length(failed):
+                failed = run
+        return failed
+
+    def _learn(self, run: Execution) -> bool:
+        """Take over which instructions race; True if that changes what has to be tried."""
+        if self.points is None:
+            return False
+        new = bool(run.raced - self.points)
+        self.points |= run.raced
+        if run.polled and not self.release_points:
+            self.release_points = new = True
+        if len(self.crew.stored) > self._stored:
+            self._stored, new = len(self.crew.stored), True
+        self._learnt |= new
+        return new
+
+    _stored = 0
+
+    # ── Random schedules ──────────────────────────────────────────────────────────────────
+
+    def _random(self, count: int, seed: int) -> Execution | None:
+        """`count` schedules that switch anywhere, each thread with a random chance."""
+        source = randomness.Random(seed)
+        for _ in range(count):
+            chance = source.choice((0.1, 0.3, 0.5))
+
+            def choose(
+                run: Execution, options: list[Option], current: int, free: bool, chance=chance
+            ) -> Option:
+                stay = Option(current)
+                if not free and source.random() > chance:
+                    return stay
+                return source.choice(options)
+
+            run = self.run(choose)
+            self.tried_randomly += 1
+            if run.failure is not None:
+                return run
+            self._learn(run)
+        return None
+
+    # ── One run ───────────────────────────────────────────────────────────────────────────
+
+    def run(self, strategy: Strategy) -> Execution:
+        """One execution; raises TimeoutError, Diverged, Stuck or Cancelled."""
+        elapsed = time.monotonic() - self.began
+        if elapsed > self.seconds:
+            raise TimeoutError
+        self.total += 1
+        if self.total % 16 == 0:
+            checkpoint(elapsed, self.seconds, f"{self.total} schedules")
+        run = self.prepared(strategy)
+        perform(run)
+        return run
+
+    def prepared(self, strategy: Strategy) -> Execution:
+        run = Execution(
+            self.program, strategy, crew=self.crew, points=self.points, limit=self.limit
+        )
+        run.release_points = self.release_points or self.points is None
+        return run
+
+
+def replay(program: Program, schedule: str, *, operations: int = 3_000) -> Found | None:
+    """Run `program` once under `schedule` (the text of a failure); what fails, or None.
+
+    ValueError if the text is no schedule of this program.
+    """
+    with installed(program.__globals__):  # type: ignore[attr-defined]
+        crew = Crew(program, followed())
+        try:
+            run = Execution(
+                program, strategy_of(schedule), crew=crew, points=None, limit=operations
+            )
+            run.release_points = True
+            recording = Recording(run)
+            perform(run)
+            return recording.found()
+        finally:
+            crew.close()
+
+
+def perform(run: Execution) -> None:
+    """Carry `run` out to its end."""
+    run.start()
+    seen, since = -1, time.monotonic()
+    while not run.done.acquire(timeout=0.05):
+        if run.operations != seen:
+            seen, since = run.operations, time.monotonic()
+        elif time.monotonic() - since > _PATIENCE:
+            run.ending = True
+            raise Stuck(
+                "a thread has not come back: it waits for something outside the scheduler's control"
+                " (a lock made before the program began, input, the network) or computes for long"
+            )
+        try:
+            checkpoint()
+        except BaseException:
+            run.ending = True
+            run.done.acquire(timeout=_PATIENCE)
+            raise
+    if run.error is not None:
+        if isinstance(run.error, Diverged):
+            raise Diverged(
+                "the program did something else under the same schedule: it depends on chance, on"
+                " time, or on state from outside"
+            ) from None
+        raise run.error
+
+
+def _follow(prefix: list[Option]) -> Strategy:
+    """Make the choices in `prefix`, then go on with whoever runs, else with the next in turn."""
+
+    def choose(run: Execution, options: list[Option], current: int, free: bool) -> Option:
+        if len(run.decisions) < len(prefix):
+            return prefix[len(run.decisions)]
+        return default(options, current, free)
+
+    return choose
+
+
+def _alternatives(run: Execution, start: int) -> list[tuple[int, list[Option]]]:
+    """What else could have been chosen from decision `start` on, and the preemptions it needs."""
+    found = []
+    chosen = [decision.chosen for decision in run.decisions]
+    cost = sum(decision.cost(decision.chosen) for decision in run.decisions[:start])
+    for index, decision in enumerate(run.decisions[start:], start):
+        for option in decision.options:
+            if option != decision.chosen:
+                found.append((cost + decision.cost(option), [*chosen[:index], option]))
+        cost += decision.cost(decision.chosen)
+    return found
+
+
+def _length(run: Execution) -> tuple[int, int]:
+    switches = sum(decision.chosen.task != decision.current for decision in run.decisions)
+    return switches, run.operations
