@@ -1,13 +1,13 @@
 """Which instructions of a function may touch what other threads can see.
 
-Between two such instructions a thread is alone: wherever it is interrupted there, the others see the
-same. So these are the only places where a scheduler has to ask who goes on. They are read from the
-bytecode, because a line is too coarse: `count += 1` reads, adds and writes.
+Between two such instructions a thread is alone: wherever it is interrupted there, the others see
+the same. So these are the only places where a scheduler has to ask who goes on. They are read from
+the bytecode, because a line is too coarse: `count += 1` reads, adds and writes.
 
-`table(code, globals)` gives, by instruction offset, what is touched: a *name* (a global or a variable
-shared by nested functions), an *attribute*, the *items* of a container, or whatever a *call* touches.
-Which object that is only shows at run time; `path` says how to look it up, as ("self", "_items"). The
-source positions of the instructions (PEP 657) tell which expression is whose receiver.
+`table(code, globals)` gives, by instruction offset, what is touched: a *name* (a global or a
+variable shared by nested functions), an *attribute*, the *items* of a container, or whatever a
+*call* touches. Which object that is only shows at run time; `path` says how to look it up, as
+("self", "_items"). The source positions of the instructions (PEP 657) tell whose receiver is what.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Access(NamedTuple):
         if self.kind == "call":
             return f"call {'.'.join(self.path or (self.name,))}"
         owner = ".".join(self.path or ("…",))
-        what = {"name": self.name, "attribute": f"{owner}.{self.name}", "items": f"{owner}[…]"}
+        what = {"name": self.name, "attribute": f"{owner}.{self.name}", "items": owner}
         return f"{'write' if self.writes else 'read'} {what[self.kind]}"
 
 

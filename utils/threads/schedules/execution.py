@@ -20,103 +20,28 @@ import sys
 import threading
 import types
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from utils.threads.schedules.accesses import Access, table
+from utils.threads.schedules.accesses import Access
+from utils.threads.schedules.crew import Crew, current, here
 from utils.threads.schedules.races import Clock, Point, Races
 from utils.threads.schedules.resolve import shown, touched
+from utils.threads.schedules.tasks import (
+    About,
+    Decision,
+    Diverged,
+    Failure,
+    Kind,
+    Option,
+    Step,
+    Stopped,
+    Task,
+)
 
-Kind = Literal["assertion", "exception", "deadlock", "livelock", "invariant"]
 # Before 3.13 a trace function's return writes a snapshot of the variables back, stale ones as well
 # (bpo-30744); reading `f_locals` once more refreshes it.
 _REFRESH = sys.version_info < (3, 13)
-
-
-class Stopped(BaseException):
-    """Raised inside a task to end it: the run is over."""
-
-
-class Diverged(Exception):
-    """The program did not do again what it did before under the same schedule."""
-
-
-class Stuck(Exception):
-    """A thread of the program waits for something that the scheduler does not control."""
-
-
-class Option(NamedTuple):
-    """What may happen next: `task` goes on or, if `expires`, its time-out strikes."""
-
-    task: int
-    expires: bool = False
-
-
-@dataclass
-class Step:
-    """One operation that others may see: `task` did `what` (to `on`) at `line` of `file`."""
-
-    task: int
-    what: str
-    on: Any
-    file: str
-    line: int
-    function: str
-    value: str = ""  # of what was read or written
-    access: Access | None = None  # None: an operation on a primitive or a thread
-    matters: bool = True  # worth telling a reader
-    blocked: bool = False  # it could not be done yet: the task waits
-
-
-class Decision(NamedTuple):
-    """A point where there was a choice. `free`: the current task could not or would not go on."""
-
-    options: list[Option]
-    current: int
-    free: bool
-    chosen: Option
-
-    def cost(self, option: Option) -> int:
-        """1 if `option` is a preemption, or a time-out although something else could happen."""
-        if option.expires:
-            return int(not all(other.expires for other in self.options))
-        return int(option.task != self.current and not self.free)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong."""
-
-    kind: Kind
-    message: str
-    error: BaseException | None = None
-
-
-@dataclass
-class Task:
-    """One thread of the program."""
-
-    index: int
-    name: str
-    daemon: bool
-    thread: threading.Thread | None  # the program's own object; None for its main thread
-    clock: Clock
-    baton: Any = field(default_factory=allocate_lock)
-    ident: int = 0  # of the real thread it runs on
-    started: bool = False
-    finished: bool = False
-    waits_for: Any = None  # something with `free_for(task)` and `owner`; None: enabled
-    deadline: float | None = None
-    expired: bool = False
-    yielded: bool = False  # lets others go first: it sleeps, or spins without effect
-    changes: int = 0  # counts what it did; a loop that adds nothing only waits
-    spins: dict[Point, int] = field(default_factory=dict)
-    noted: tuple[Step, Access, types.FrameType] | None = None  # a write whose value is not seen yet
-
-    def __post_init__(self) -> None:
-        self.baton.acquire()
 
 
 # Is given the execution, the options, the current task and whether leaving it is free.
@@ -124,9 +49,9 @@ Strategy = Callable[["Execution", list[Option], int, bool], Option]
 
 
 class Execution:
-    """One run. `run` returns the failure or None; then `tasks`, `choices`, `steps` tell the rest.
+    """One run. After `done`, `failure`, `tasks`, `decisions` and `steps` tell how it went.
 
-    Invariant: between `run`'s start and end exactly one task holds its baton and runs; it alone
+    Invariant: from `start` until `done` exactly one task holds its baton and runs; it alone
     reads and writes this object, so there is nothing to lock.
     """
 
@@ -145,6 +70,7 @@ class Execution:
         self.recording = False  # keep `steps`
         self.every = False  # ask the strategy even when there is only one option
         self.tasks: list[Task] = []
+        self.locks: list[Any] = []
         self.invariants: list[Callable[[], object]] = []
         self.watched: set[str] = set()  # names that an invariant reads
         self.decisions: list[Decision] = []
@@ -205,8 +131,8 @@ class Execution:
         task.baton.acquire()
         known = threading._active  # type: ignore[attr-defined]  # what current_thread() looks up
         carrier = known[task.ident]
-        _here.task = task
-        _here.execution = self
+        here.task = task
+        here.execution = self
         try:
             if not self.ending:
                 if task.thread is not None:
@@ -223,7 +149,7 @@ class Execution:
             self._fail(Failure(kind, _said(error), error))
         finally:
             known[task.ident] = carrier
-            _here.task = _here.execution = None
+            here.task = here.execution = None
             self._finish(task)
 
     def _finish(self, task: Task) -> None:
@@ -241,7 +167,7 @@ class Execution:
     def _fail(self, failure: Failure) -> None:
         """Keep the first failure: what comes later may be its consequence."""
         if self.failure is None and not self.ending:
-            self.failure, self.failed_in = failure, _here.task.index if _here.task else 0
+            self.failure, self.failed_in = failure, here.task.index if here.task else 0
             self.on_failure()
         self.ending = True
 
@@ -260,8 +186,9 @@ class Execution:
 
     # ── Points ────────────────────────────────────────────────────────────────────────────
 
-    def begin(self, task: Task, point: bool = False) -> None:
+    def begin(self, task: Task, about: About, point: bool = False) -> None:
         """`task` is about to do something that others may see; with `point`, they may go first."""
+        task.about = about
         if self.ending:
             raise Stopped
         self.operations += 1
@@ -409,65 +336,40 @@ class Execution:
             if event == "opcode":
                 if (access := accesses.get(frame.f_lasti)) is not None:
                     self._visit(frame, access)
-            elif event == "return" and self.recording and _here.task is not None:
-                self._note_value(_here.task)  # the last moment to see its variables
+            elif event == "return" and self.recording and here.task is not None:
+                self._note_value(here.task)  # the last moment to see its variables
             return at_instruction
 
         return at_instruction
 
     def _visit(self, frame: types.FrameType, access: Access) -> None:
-        task = _here.task
-        here = (id(frame.f_code), frame.f_lasti)
+        task = here.task
+        assert task is not None  # only a task's thread is traced
+        where = (id(frame.f_code), frame.f_lasti)
         if access.kind == "loop":
-            self.begin(task)
-            if not access.writes and task.spins.get(here) == task.changes:
+            self.begin(task, About("loop", None, frame))
+            if not access.writes and task.spins.get(where) == task.changes:
                 self.note(task, "spin", frame=frame)
                 self.yield_(task)
                 if _REFRESH:
                     frame.f_locals  # noqa: B018
-            task.spins[here] = task.changes
+            task.spins[where] = task.changes
             return
         place = touched(access, frame, self.crew.stored)
         if place is None:
             return
         watched = self.watched and not self.watched.isdisjoint((access.name, *(access.path or ())))
-        if self.points is None or here in self.points or watched:
-            self.begin(task, point=True)
+        about = About(access, None, frame)
+        if self.points is None or where in self.points or watched:
+            self.begin(task, about, point=True)
             if _REFRESH:
                 frame.f_locals  # noqa: B018
             place = touched(access, frame, self.crew.stored) or place  # others may have moved it
         else:
-            self.begin(task)
+            self.begin(task, about)
         self.note(task, str(access), frame=frame, access=access)
         task.changes += place.writes
-        self.raced |= self.races.visit(place, task.index, task.clock, here)
-
-
-class _Here(threading.local):
-    task: Task | None = None
-    execution: Execution | None = None
-
-
-_here = _Here()
-
-
-@contextmanager
-def outside() -> Iterator[None]:
-    """For a moment this thread is none of the program's: it makes a real thread."""
-    task, _here.task = _here.task, None
-    tracing = sys.gettrace()
-    sys.settrace(None)
-    try:
-        yield
-    finally:
-        _here.task = task
-        sys.settrace(tracing)
-
-
-def current() -> tuple[Execution, Task] | None:
-    """The execution and task of this thread, or None outside an exploration."""
-    task, execution = _here.task, _here.execution
-    return None if task is None or execution is None else (execution, task)
+        self.raced |= self.races.visit(place, task.index, task.clock, where)
 
 
 def always(condition: Callable[[], object]) -> None:
@@ -475,9 +377,9 @@ def always(condition: Callable[[], object]) -> None:
 
     It may look at a lock (`lock.locked()`), but not wait for one. Does nothing outside.
     """
-    here = current()
-    if here is not None:
-        execution, _ = here
+    now = current()
+    if now is not None:
+        execution, _ = now
         code = condition.__code__  # type: ignore[attr-defined]
         execution.invariants.append(condition)
         execution.watched |= {*code.co_names, *code.co_freevars}
@@ -485,73 +387,3 @@ def always(condition: Callable[[], object]) -> None:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-class Crew:
-    """Real threads that carry one run's tasks after the other's; made once an exploration.
-
-    Also keeps what is learnt about the program's code: it does not change from run to run.
-    """
-
-    def __init__(self, program: Callable[[], object], followed: Iterable[dict[str, Any]]) -> None:
-        self.home: dict[str, Any] = program.__globals__  # type: ignore[attr-defined]
-        self._followed = {id(names): names for names in (self.home, *followed)}
-        self._tables: dict[int, tuple[types.CodeType, dict[int, Access]]] = {}
-        self.stored: set[str] = set()  # attributes that something assigns
-        self._idle: list[_Carrier] = []
-        self._all: list[_Carrier] = []
-
-    def follows(self, code: types.CodeType, names: dict[str, Any]) -> bool:
-        if names is vars(threading):  # starting a thread is the scheduler's business
-            return code.co_qualname.split(".")[0] in _PRIMITIVES
-        return id(names) in self._followed
-
-    def accesses(self, code: types.CodeType, names: dict[str, Any]) -> dict[int, Access]:
-        known = self._tables.get(id(code))
-        if known is None:
-            accesses = table(code, names)
-            self.stored |= {a.name for a in accesses.values() if a.kind == "attribute" and a.writes}
-            known = self._tables[id(code)] = (code, accesses)
-        return known[1]
-
-    def run(self, work: Callable[[], None], name: str) -> None:
-        with outside():
-            if self._idle:
-                carrier = self._idle.pop()
-            else:
-                carrier = _Carrier(self._idle)
-                self._all.append(carrier)
-            carrier.take(work, name)
-
-    def close(self) -> None:
-        """End the threads. One that is stuck in the program ends when it comes back from there."""
-        for carrier in self._all:
-            carrier.take(None, "ended")
-        for carrier in self._all:
-            carrier.thread.join(timeout=0.5)
-
-
-class _Carrier:
-    def __init__(self, idle: list[_Carrier]) -> None:
-        self._idle = idle
-        self._work: Callable[[], None] | None = None
-        self._wake = allocate_lock()
-        self._wake.acquire()
-        self.thread = threading.Thread(target=self._loop, daemon=True)
-        self.thread.start()
-
-    def take(self, work: Callable[[], None] | None, name: str) -> None:
-        self._work, self.thread.name = work, name
-        self._wake.release()
-
-    def _loop(self) -> None:
-        while True:
-            self._wake.acquire()
-            work, self._work = self._work, None
-            if work is None:
-                return
-            work()
-            self._idle.append(self)
-
-
-_PRIMITIVES = {"Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier", "_RLock"}

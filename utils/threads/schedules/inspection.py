@@ -10,16 +10,19 @@ import collections
 import reprlib
 import sys
 import threading
+import traceback
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from utils.threads.schedules.execution import Execution, Task
+from utils.threads.schedules.execution import Execution
 from utils.threads.schedules.resolve import is_data
 from utils.threads.schedules.standins import Joined, Lock
+from utils.threads.schedules.tasks import Task
 
 _DEPTH = 4  # attributes and items from a variable to a lock
+
 
 @dataclass(frozen=True)
 class Wait:
@@ -28,6 +31,10 @@ class Wait:
     waiter: str
     what: str
     owner: str
+
+    def __str__(self) -> str:
+        held = self.owner and not self.what.startswith("the end")
+        return f"{self.what}, held by {self.owner}" if held else self.what
 
 
 def frames(run: Execution, task: Task) -> list[types.FrameType]:
@@ -41,16 +48,23 @@ def frames(run: Execution, task: Task) -> list[types.FrameType]:
     return found[::-1]
 
 
+def _left(run: Execution) -> list[types.FrameType]:
+    """The program's frames that an error has left, outermost first."""
+    error = run.failure.error if run.failure else None
+    walk = traceback.walk_tb(error.__traceback__ if error else None)
+    return [frame for frame, _ in walk if frame.f_globals is run.crew.home]
+
+
+def shared(run: Execution) -> dict[str, str]:
+    """The data among the variables of the program itself: what its threads share."""
+    places = frames(run, run.tasks[0]) or (_left(run) if run.failed_in == 0 else [])
+    return variables(places[0]) if places else {}
+
+
 def labels(run: Execution) -> dict[int, str]:
     """What each lock of the program is called, by its id."""
     found: dict[int, str] = {}
-    places = [frame for task in run.tasks for frame in frames(run, task)]
-    error = run.failure.error if run.failure else None
-    trace = error.__traceback__ if error else None
-    while trace is not None:  # the frames that the error has left
-        if trace.tb_frame.f_globals is run.crew.home:
-            places.append(trace.tb_frame)
-        trace = trace.tb_next
+    places = [frame for task in run.tasks for frame in frames(run, task)] + _left(run)
     for depth in range(_DEPTH):  # the shortest names first
         for frame in places:
             for name, value in dict(frame.f_locals).items():
@@ -96,6 +110,19 @@ def waits(run: Execution, known: dict[int, str]) -> tuple[Wait, ...]:
             owner = ""  # such a lock is locked by the waiter itself, and unlocked by who notifies
         found.append(Wait(task.name, label(on, known), owner))
     return tuple(found)
+
+
+def cycle(found: tuple[Wait, ...]) -> tuple[Wait, ...]:
+    """The waits that form a cycle, or all if there is none (then a wake-up was lost)."""
+    next_ = {wait.waiter: wait for wait in found if wait.owner}
+    for start in next_:
+        path, at = [], start
+        while at in next_ and next_[at] not in path:
+            path.append(next_[at])
+            at = next_[at].owner
+        if path and at == start:
+            return tuple(path)
+    return found
 
 
 def label(on: Any, known: dict[int, str]) -> str:

@@ -53,8 +53,8 @@ def _lines(ax: Axes, found: Found, rows: list[Line], threads: list[str]) -> None
         for name in list(waiting):
             if line is None or line.thread == name:
                 start = waiting.pop(name)
-                bar = Rectangle((columns[name] + 0.46, start + 0.5), 0.04, row - start - 0.5)
-                bar.set(color=plots.color("lock"), alpha=0.55, linewidth=0)
+                bar = Rectangle((columns[name] + 0.46, start + 0.92), 0.04, row - start - 0.86)
+                bar.set(color=plots.color("lock"), alpha=0.4, linewidth=0)
                 ax.add_patch(bar)
         if line is None:
             continue
@@ -62,7 +62,7 @@ def _lines(ax: Axes, found: Found, rows: list[Line], threads: list[str]) -> None
             waiting[line.thread] = row
         _box(ax, columns[line.thread], row, line)
     bottom = len(rows) + 0.45
-    message = textwrap.shorten(f"{found.kind}: {found.message}", 88 + 40 * (len(threads) - 2))
+    message = textwrap.shorten(f"{found.kind}: {found.message}", 40 * max(2, len(threads)))
     ax.text(0.0, bottom, message, color=plots.VERMILION, fontsize=10, weight="bold", va="center")
     ax.set_xlim(-0.02, len(threads))
     ax.set_ylim(bottom + 0.4, -1.0)
@@ -73,7 +73,9 @@ def _lines(ax: Axes, found: Found, rows: list[Line], threads: list[str]) -> None
 
 def _box(ax: Axes, column: int, row: int, line: Line) -> None:
     color = plots.color("lock" if line.blocked else "compute")
-    box = FancyBboxPatch((column + 0.02, row + 0.06), 0.92, 0.86, boxstyle="round,pad=0,rounding_size=0.06")
+    box = FancyBboxPatch(
+        (column + 0.02, row + 0.06), 0.92, 0.86, boxstyle="round,pad=0,rounding_size=0.06"
+    )
     box.set(facecolor="white", edgecolor=color, linewidth=1.2)
     ax.add_patch(box)
     source = textwrap.shorten(f"{line.line}  {line.source}", 44, placeholder=" …")
@@ -87,25 +89,50 @@ def wait_for_graph(ax: Axes, found: Found) -> None:
     names = list(dict.fromkeys(n for wait in found.waits for n in (wait.waiter, wait.owner) if n))
     turn = 2 * math.pi / max(len(names), 1)
     where = {n: (2.2 * math.cos(i * turn), math.sin(i * turn)) for i, n in enumerate(names)}
-    for index, wait in enumerate(found.waits):
+    for wait in found.waits:
         start = where[wait.waiter]
         if wait.owner:
             end = where[wait.owner]
             arrow = FancyArrowPatch(
-                start, end, arrowstyle="-|>", mutation_scale=14, shrinkA=18, shrinkB=18,
-                connectionstyle="arc3,rad=0.22", color=plots.color("lock"), linewidth=1.4,
+                start,
+                end,
+                arrowstyle="-|>",
+                mutation_scale=14,
+                shrinkA=18,
+                shrinkB=18,
+                connectionstyle="arc3,rad=0.22",
+                color=plots.color("lock"),
+                linewidth=1.4,
             )
             ax.add_patch(arrow)
             middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
             bend = 0.22 * 0.5
-            middle = (middle[0] + bend * (end[1] - start[1]), middle[1] - bend * (end[0] - start[0]))
+            middle = (
+                middle[0] + bend * (end[1] - start[1]),
+                middle[1] - bend * (end[0] - start[0]),
+            )
         else:
             middle = (start[0] + 0.9, start[1] + 0.25)
-        ax.text(*middle, wait.what, fontsize=8.5, ha="center", va="center", color=plots.INK,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        ax.text(
+            *middle,
+            wait.what,
+            fontsize=8.5,
+            ha="center",
+            va="center",
+            color=plots.INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
     for name, (x, y) in where.items():
-        ax.text(x, y, name, ha="center", va="center", fontsize=10, weight="bold",
-                bbox={"boxstyle": "round,pad=0.4", "facecolor": plots.LIGHT, "edgecolor": plots.GREY})
+        ax.text(
+            x,
+            y,
+            name,
+            ha="center",
+            va="center",
+            fontsize=10,
+            weight="bold",
+            bbox={"boxstyle": "round,pad=0.4", "facecolor": plots.LIGHT, "edgecolor": plots.GREY},
+        )
     ax.set_xlim(-3.6, 3.6)
     ax.set_ylim(-1.5, 1.5)
     ax.set_title("who waits for whom", loc="left")

@@ -2,9 +2,9 @@
 
 An operation *happens before* another if a chain of "same thread, earlier", "release, then acquire
 of that lock", "start" and "join" leads from one to the other (Lamport, "Time, Clocks, and the
-Ordering of Events in a Distributed System", CACM 1978). Two accesses of which one writes and neither
-happens before the other are a data race. Per place it is enough to remember the last write and each
-thread's last read (Flanagan & Freund, "FastTrack", PLDI 2009).
+Ordering of Events in a Distributed System", CACM 1978). Two accesses of which one writes and
+neither happens before the other are a data race. Per place it is enough to remember each thread's
+last write and read (Flanagan & Freund, "FastTrack", PLDI 2009, remember even less).
 """
 
 from __future__ import annotations

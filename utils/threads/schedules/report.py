@@ -1,7 +1,7 @@
 """What an exploration found: a proof within its bound, a failing schedule, or why neither.
 
-A *schedule* is text, made to be shared: `main:4 A:2 B:5` says that main takes four steps, then A two,
-then B five. A step is an operation that others may see, the same in every run of a program on one
+A *schedule* is text, made to be shared: `main:4 A:2 B:5` says that main takes four steps, then A
+two, then B five. A step is an operation that others may see, the same in every run of a program on one
 version of Python; after the last one the threads go on without preemption.
 """
 
@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from utils.threads.schedules.execution import Execution, Kind, Option, Step, Strategy
-from utils.threads.schedules.inspection import Wait, label, labels, waits
+from utils.threads.schedules.execution import Execution, Strategy
+from utils.threads.schedules.inspection import Wait, cycle, label, labels, shared, waits
+from utils.threads.schedules.tasks import Kind, Option, Step
 
 Verdict = Literal["proved", "failed", "inconclusive"]
 
@@ -44,6 +45,7 @@ class Found:
     threads: tuple[str, ...]
     lines: tuple[Line, ...]
     waits: tuple[Wait, ...]  # where it ended; a deadlock's cycle is among them
+    variables: dict[str, str]  # of the program itself, at the end
     error: BaseException | None
 
 
@@ -77,8 +79,8 @@ class Report:
                 f"tried, none failed)"
             )
         return (
-            f"{name}: no schedule with up to {bound} fails ({tried} = {sum(self.counts)} schedules, "
-            f"all tried), nor did {self.random} random ones beyond ({self.seconds:.2f} s)"
+            f"{name}: no schedule with up to {bound} fails (all {tried} = {sum(self.counts)} tried), "
+            f"nor did {self.random} random ones beyond ({self.seconds:.2f} s)"
         )
 
     __repr__ = __str__
@@ -92,7 +94,7 @@ class Recording:
     """Settings for a run that is to be explained: it keeps its steps and how they are called."""
 
     def __init__(self, run: Execution) -> None:
-        self.run, self.labels, self.waits = run, {}, ()
+        self.run, self.labels, self.waits, self.variables = run, {}, (), {}
         run.recording = True
         run.on_failure = self.keep
 
@@ -100,6 +102,7 @@ class Recording:
         """Called while every thread still stands where it failed."""
         self.labels = labels(self.run)
         self.waits = waits(self.run, self.labels)
+        self.variables = shared(self.run)
 
     def found(self) -> Found | None:
         """The failure, explained; None if the run did not fail."""
@@ -108,7 +111,7 @@ class Recording:
             return None
         message = run.failure.message
         if run.failure.kind == "deadlock":
-            message = "; ".join(f"{wait.waiter} waits for {_whose(wait)}" for wait in self.waits)
+            message = "; ".join(f"{w.waiter} waits for {w}" for w in cycle(self.waits))
         return Found(
             run.failure.kind,
             message,
@@ -117,13 +120,9 @@ class Recording:
             tuple(task.name for task in run.tasks),
             tuple(lines(run, self.labels)),
             self.waits,
+            self.variables,
             run.failure.error,
         )
-
-
-def _whose(wait: Wait) -> str:
-    held = f", held by {wait.owner}" if wait.owner and not wait.what.startswith("the end") else ""
-    return wait.what + held
 
 
 def lines(run: Execution, known: dict[int, str]) -> list[Line]:

@@ -21,10 +21,10 @@ _CONTAINERS = (list, dict, set, bytearray, collections.deque)
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range, type)
 _IMMUTABLE += (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _DATA = (int, float, complex, str, bytes, bytearray, bool, type(None))
-_READERS = frozenset("copy count get index items keys values __contains__ __len__".split())
+_READERS = {"copy", "count", "get", "index", "items", "keys", "values", "__contains__", "__len__"}
 _MUTATORS = frozenset({builtins.next, builtins.setattr, builtins.delattr, builtins.exec})
 # Methods of primitives: each stops at a point of its own. No container has one of this name.
-_OWN_POINTS = frozenset("acquire release wait wait_for notify notify_all start is_set".split())
+_OWN_POINTS = {"acquire", "release", "wait", "wait_for", "notify", "notify_all", "start", "is_set"}
 
 
 def touched(access: Access, frame: types.FrameType, stored: Set[str]) -> Place | None:

@@ -1,9 +1,9 @@
 """Try a program under every schedule with few preemptions, then under random ones.
 
 A *preemption* takes the turn from a thread that could go on. Most bugs need one or two (Musuvathi &
-Qadeer, "Iterative Context Bounding for Systematic Testing of Multithreaded Programs", PLDI 2007), so
-schedules are tried in order of their preemptions: all with none, all with one, and so on. A thread
-that blocks or ends hands over for free. What is found first therefore needs the fewest.
+Qadeer, "Iterative Context Bounding for Systematic Testing of Multithreaded Programs", PLDI 2007),
+so schedules are tried in order of their preemptions: all with none, all with one, and so on. A
+thread that blocks or ends hands over for free. What is found first therefore needs the fewest.
 
 The search keeps no states: a schedule is a list of choices, run again from the program's start. A
 program must therefore make all its state afresh and do the same under the same schedule.
@@ -17,17 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from utils.core.experiment import checkpoint
-from utils.threads.schedules.execution import (
-    Crew,
-    Diverged,
-    Execution,
-    Option,
-    Strategy,
-    Stuck,
-)
+from utils.threads.schedules.crew import Crew
+from utils.threads.schedules.execution import Execution, Strategy
 from utils.threads.schedules.races import Point
 from utils.threads.schedules.report import Found, Recording, Report, default, strategy_of
 from utils.threads.schedules.standins import followed, installed
+from utils.threads.schedules.tasks import Diverged, Option, Stuck
 
 _PATIENCE = 2.0  # s that a thread may be away before it counts as stuck
 _SHORTER = 60  # schedules tried after the first failure, in search of a shorter one
@@ -47,8 +42,8 @@ def check(
 ) -> Report:
     """Look for a schedule under which `program` fails.
 
-    `program` takes no argument, makes its state, starts threads, joins them and asserts. The verdict
-    is "failed" with the schedule of fewest preemptions; "proved" if no schedule with up to
+    `program` takes no argument, makes its state, starts threads, joins them and asserts. The
+    verdict is "failed" with the schedule of fewest preemptions; "proved" if no schedule with up to
     `preemptions` fails (then `random` more, seeded, are tried beyond them); or "inconclusive", with
     the reason, if `seconds` were over first, if a thread waits for something outside the
     scheduler's control, or if the program does not do the same twice.
@@ -81,6 +76,10 @@ class _Search:
     points: set[Point] | None
     counts: list[int] = field(default_factory=list)
     release_points: bool = False
+    total: int = 0
+    tried_randomly: int = 0
+    _stored: int = 0  # attributes known to be assigned
+    _learnt: bool = False  # something that calls for a new start
 
     def report(self, random: int, seed: int) -> Report:
         self.began = time.monotonic()
@@ -92,7 +91,6 @@ class _Search:
                 self.crew.close()
 
     def _search(self, random: int, seed: int) -> Report:
-        self.total = self.tried_randomly = 0
         failed, reason = None, ""
         try:
             failed = self._systematic() or self._random(random, seed)
@@ -169,25 +167,13 @@ class _Search:
         self._learnt |= new
         return new
 
-    _stored = 0
-
     # ── Random schedules ──────────────────────────────────────────────────────────────────
 
     def _random(self, count: int, seed: int) -> Execution | None:
         """`count` schedules that switch anywhere, each thread with a random chance."""
         source = randomness.Random(seed)
         for _ in range(count):
-            chance = source.choice((0.1, 0.3, 0.5))
-
-            def choose(
-                run: Execution, options: list[Option], current: int, free: bool, chance=chance
-            ) -> Option:
-                stay = Option(current)
-                if not free and source.random() > chance:
-                    return stay
-                return source.choice(options)
-
-            run = self.run(choose)
+            run = self.run(wander(source))
             self.tried_randomly += 1
             if run.failure is not None:
                 return run
@@ -216,21 +202,45 @@ class _Search:
         return run
 
 
+def rehearse(program: Program, runs: int) -> tuple[set[Point], bool]:
+    """Where switching matters, as `runs` random schedules show: instructions, and releases."""
+    search = _Search(program, 0, 10.0, 3_000, set())
+    search.began = time.monotonic()
+    source = randomness.Random(0)
+    with installed(program.__globals__):  # type: ignore[attr-defined]
+        search.crew = Crew(program, followed())
+        try:
+            for _ in range(runs):
+                search._learn(search.run(wander(source)))
+        finally:
+            search.crew.close()
+    return search.points or set(), search.release_points
+
+
 def replay(program: Program, schedule: str, *, operations: int = 3_000) -> Found | None:
     """Run `program` once under `schedule` (the text of a failure); what fails, or None.
 
     ValueError if the text is no schedule of this program.
     """
+    return once(program, strategy_of(schedule), None, True, operations)[1]
+
+
+def once(
+    program: Program,
+    strategy: Strategy,
+    points: set[Point] | None,
+    release_points: bool,
+    operations: int = 3_000,
+) -> tuple[Execution, Found | None]:
+    """One recorded run, and its failure; raises what the strategy raises."""
     with installed(program.__globals__):  # type: ignore[attr-defined]
         crew = Crew(program, followed())
         try:
-            run = Execution(
-                program, strategy_of(schedule), crew=crew, points=None, limit=operations
-            )
-            run.release_points = True
+            run = Execution(program, strategy, crew=crew, points=points, limit=operations)
+            run.release_points = release_points
             recording = Recording(run)
             perform(run)
-            return recording.found()
+            return run, recording.found()
         finally:
             crew.close()
 
@@ -270,6 +280,17 @@ def _follow(prefix: list[Option]) -> Strategy:
         if len(run.decisions) < len(prefix):
             return prefix[len(run.decisions)]
         return default(options, current, free)
+
+    return choose
+
+
+def wander(source: randomness.Random) -> Strategy:
+    """Switch anywhere, with a chance that is drawn once a run: now seldom, now often."""
+    chance = source.choice((0.1, 0.3, 0.5))
+
+    def choose(run: Execution, options: list[Option], current: int, free: bool) -> Option:
+        stays = not free and source.random() > chance
+        return Option(current) if stays else source.choice(options)
 
     return choose
 

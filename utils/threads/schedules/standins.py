@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from utils.threads.schedules.execution import Execution, Task, current, outside
+from utils.threads.schedules.crew import current, outside
+from utils.threads.schedules.execution import Execution
 from utils.threads.schedules.races import Clock
+from utils.threads.schedules.tasks import About, Task
 
 _real_lock = _thread.allocate_lock
 _patching = threading.Lock()
@@ -33,6 +35,7 @@ class Lock:
         self._execution = execution
         self.owner: Task | None = None  # who locked it; anybody may unlock it
         self._clock = Clock()
+        execution.locks.append(self)
         self._known_only_to = task  # until its maker reaches the next point
         self._age = execution.turns
         self.maker = sys._getframe(2).f_code.co_name  # a waiter's own lock is made in `wait`
@@ -48,7 +51,7 @@ class Lock:
         execution.polled |= not blocking or timeout != -1
         # Nobody else can know a lock made in this turn, nor overtake on one that is held.
         private = self._known_only_to is task and self._age == execution.turns
-        execution.begin(task, point=not private and self.owner is None)
+        execution.begin(task, _about("acquire", self), not private and self.owner is None)
         if self.owner is not None:
             if not blocking:
                 execution.note(task, "try to acquire", self)
@@ -68,7 +71,7 @@ class Lock:
         if execution.ending:
             return
         # Only who looks without waiting can see what happens between the last step and this one.
-        execution.begin(task, point=execution.release_points)
+        execution.begin(task, _about("release", self), execution.release_points)
         execution.note(task, "release", self)
         if self.owner is None:
             raise RuntimeError("release unlocked lock")
@@ -81,7 +84,7 @@ class Lock:
         execution, task = self._execution, _task(self._execution)
         if not execution.checking and not execution.ending:
             execution.polled = True
-            execution.begin(task, point=True)
+            execution.begin(task, _about("look at", self), True)
             execution.note(task, "look at", self)
         return self.owner is not None
 
@@ -101,7 +104,7 @@ class Lock:
 
 
 class RLock(Lock):
-    """`threading.RLock` under the scheduler: its owner may lock it again, and only they unlock it."""
+    """`threading.RLock` under the scheduler: its owner may lock it again, and only it unlocks it."""
 
     _count = 0
 
@@ -132,6 +135,10 @@ class RLock(Lock):
     def _acquire_restore(self, count: int) -> None:
         self.acquire()
         self._count = count
+
+
+def _about(what: str, on: Any = None) -> About:
+    return About(what, on, sys._getframe(2))
 
 
 def _task(execution: Execution) -> Task:
@@ -172,7 +179,7 @@ def _sleep(seconds: float) -> None:
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
     execution, task = here
-    execution.begin(task)
+    execution.begin(task, _about("sleep"))
     due = execution.now + seconds
     execution.note(task, "sleep")
     execution.yield_(task)  # how long is nobody's promise: others may do anything meanwhile
@@ -202,7 +209,7 @@ def _start(thread: threading.Thread) -> None:
         raise RuntimeError("thread.__init__() not called")
     if thread in execution.by_thread:
         raise RuntimeError("threads can only be started once")
-    execution.begin(task)
+    execution.begin(task, _about(f"start {thread.name}"))
     execution.note(task, f"start {thread.name}")
     execution.add_task(thread, thread.name, thread.daemon, thread.run, task)
 
@@ -219,7 +226,7 @@ def _join(thread: threading.Thread, timeout: float | None = None) -> None:
         raise RuntimeError("cannot join current thread")
     if execution.ending:
         return
-    execution.begin(task, point=timeout is not None)
+    execution.begin(task, _about(f"join {thread.name}"), timeout is not None)
     if not other.finished:
         end = Joined(other)
         execution.note(task, "wait for", end, blocked=True)
@@ -236,7 +243,7 @@ def _is_alive(thread: threading.Thread) -> bool:
         return _real_is_alive(thread)
     execution, task = here
     if not execution.checking:
-        execution.begin(task, point=True)
+        execution.begin(task, _about(f"look at {thread.name}"), True)
         execution.note(task, f"look at {thread.name}")
     return not execution.by_thread[thread].finished
 
