@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import builtins
 import dis
+import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 Path = tuple[str, ...]
@@ -66,6 +67,37 @@ def table(code: types.CodeType, names: Mapping[str, Any]) -> dict[int, Access]:
     reader = _Reader(code, names)
     accesses = {step.offset: reader.access(i) for i, step in enumerate(reader.steps)}
     return {offset: access for offset, access in accesses.items() if access is not None}
+
+
+def stored(code: types.CodeType) -> set[str]:
+    """Attributes that `code` assigns: those that nobody assigns are constants."""
+    steps = dis.get_instructions(code)
+    return {step.argval for step in steps if step.opname in ("STORE_ATTR", "DELETE_ATTR")}
+
+
+def functions(names: Mapping[str, Any]) -> Iterator[types.CodeType]:
+    """The code of the functions and methods made in a module, and of what is defined in them."""
+    for value in list(names.values()):
+        for function in _members(value) if isinstance(value, type) else (value,):
+            function = inspect.unwrap(function) if callable(function) else function
+            if isinstance(function, types.FunctionType) and function.__globals__ is names:
+                yield from nested(function.__code__)
+
+
+def _members(kind: type) -> Iterator[Any]:
+    for member in vars(kind).values():
+        if isinstance(member, property):
+            yield from (member.fget, member.fset, member.fdel)
+        else:
+            yield getattr(member, "__func__", member)
+
+
+def nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    """`code` and that of the functions and classes defined in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from nested(constant)
 
 
 class _Reader:
@@ -134,7 +166,7 @@ class _Reader:
     def _before(self, index: int) -> Path | None:
         """The plain name that the instruction before `index` pushed."""
         step, span = self.steps[index - 1], self.spans[index - 1]
-        if isinstance(step.argval, tuple) and step.opname.startswith("LOAD_FAST"):
+        if isinstance(step.argval, tuple) and step.opname.endswith("LOAD_FAST"):
             return (step.argval[1],)
         return self.paths.get(span) if span and step.opname.startswith("LOAD_") else None
 

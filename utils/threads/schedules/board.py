@@ -147,9 +147,8 @@ def _table(left: str, right: str, rows: Mapping[str, str], escaped: bool = False
     cell = "padding:1px 12px 1px 0;text-align:left;font-size:12px"
     keep = str if escaped else html.escape
     lines = [(keep(name), keep(value) or "nobody") for name, value in rows.items()]
-    body = "".join(
-        f'<tr><td style="{cell}">{a}</td><td style="{cell}">{b}</td></tr>' for a, b in lines
-    )
+    cells = f'<td style="{cell}">'
+    body = "".join(f"<tr>{cells}{a}</td>{cells}{b}</td></tr>" for a, b in lines)
     cell += ";color:#777"
     head = f'<tr><th style="{cell}">{left}</th><th style="{cell}">{right}</th></tr>'
     return f'<table style="border-collapse:collapse;margin-bottom:8px">{head}{body}</table>'

@@ -1,26 +1,20 @@
 """Real threads for the tasks of a run, and who of them is calling.
 
-Thousands of runs need threads; these are made once an exploration and carry one task after the other.
+Thousands of runs need threads; these are made once an exploration and carry task after task.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-import types
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-from utils.threads.schedules.accesses import Access, table
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from utils.threads.schedules.execution import Execution
     from utils.threads.schedules.tasks import Task
-
-# Of `threading`, these are explored like the program; starting a thread is the scheduler's business.
-_PRIMITIVES = {"Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier", "_RLock"}
 
 
 class _Here(threading.local):
@@ -36,12 +30,14 @@ def outside() -> Iterator[None]:
     """For a moment this thread is none of the program's: it makes a real thread."""
     task, here.task = here.task, None
     tracing = sys.gettrace()
-    sys.settrace(None)
+    if tracing is not None:
+        sys.settrace(None)
     try:
         yield
     finally:
         here.task = task
-        sys.settrace(tracing)
+        if tracing is not None:
+            sys.settrace(tracing)
 
 
 def current() -> tuple[Execution, Task] | None:
@@ -51,31 +47,11 @@ def current() -> tuple[Execution, Task] | None:
 
 
 class Crew:
-    """Real threads that carry one run's tasks after the other's; made once an exploration.
+    """Real threads that carry one run's tasks after the other's; made once an exploration."""
 
-    Also keeps what is learnt about the program's code: it does not change from run to run.
-    """
-
-    def __init__(self, program: Callable[[], object], followed: Iterable[dict[str, Any]]) -> None:
-        self.home: dict[str, Any] = program.__globals__  # type: ignore[attr-defined]
-        self._followed = {id(names): names for names in (self.home, *followed)}
-        self._tables: dict[int, tuple[types.CodeType, dict[int, Access]]] = {}
-        self.stored: set[str] = set()  # attributes that something assigns
+    def __init__(self) -> None:
         self._idle: list[_Carrier] = []
         self._all: list[_Carrier] = []
-
-    def follows(self, code: types.CodeType, names: dict[str, Any]) -> bool:
-        if names is vars(threading):
-            return code.co_qualname.split(".")[0] in _PRIMITIVES
-        return id(names) in self._followed
-
-    def accesses(self, code: types.CodeType, names: dict[str, Any]) -> dict[int, Access]:
-        known = self._tables.get(id(code))
-        if known is None:
-            accesses = table(code, names)
-            self.stored |= {a.name for a in accesses.values() if a.kind == "attribute" and a.writes}
-            known = self._tables[id(code)] = (code, accesses)
-        return known[1]
 
     def run(self, work: Callable[[], None], name: str) -> None:
         with outside():

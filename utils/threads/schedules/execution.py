@@ -1,8 +1,8 @@
 """Run a program once under a scheduler that decides, at every step that matters, who goes on.
 
 Each thread of the program is a *task* on a real thread of its own, of which exactly one is let run:
-a task that hands over releases the next one's baton and waits for its own. `sys.settrace` stops a
-task at the accesses that `accesses.table` found, and `standins` at locks, starts, joins and sleeps.
+a task that hands over releases the next one's baton and waits for its own. `probe` stops a task at
+the accesses that `accesses.table` found, and `standins` at locks, starts, joins and sleeps.
 At such a *point* the strategy is asked which of the enabled tasks goes on. Nothing here takes
 time: a time-out is one more choice, and the clock jumps when nothing else can happen.
 
@@ -25,6 +25,7 @@ from typing import Any
 
 from utils.threads.schedules.accesses import Access
 from utils.threads.schedules.crew import Crew, current, here
+from utils.threads.schedules.probe import Probe
 from utils.threads.schedules.races import Clock, Point, Races
 from utils.threads.schedules.resolve import shown, touched
 from utils.threads.schedules.tasks import (
@@ -38,11 +39,6 @@ from utils.threads.schedules.tasks import (
     Stopped,
     Task,
 )
-
-# Before 3.13 a trace function's return writes a snapshot of the variables back, stale ones as well
-# (bpo-30744); reading `f_locals` once more refreshes it.
-_REFRESH = sys.version_info < (3, 13)
-
 
 # Is given the execution, the options, the current task and whether leaving it is free.
 Strategy = Callable[["Execution", list[Option], int, bool], Option]
@@ -61,11 +57,13 @@ class Execution:
         strategy: Strategy,
         *,
         crew: Crew,
+        probe: Probe,
         points: set[Point] | None,
         limit: int,
     ) -> None:
         """`points` None: every access is one. `limit` is the number of operations allowed."""
-        self.program, self.strategy, self.crew = program, strategy, crew
+        self.program, self.strategy = program, strategy
+        self.crew, self.probe = crew, probe
         self.points, self.limit = points, limit
         self.recording = False  # keep `steps`
         self.every = False  # ask the strategy even when there is only one option
@@ -137,11 +135,8 @@ class Execution:
             if not self.ending:
                 if task.thread is not None:
                     known[task.ident] = task.thread
-                sys.settrace(self._trace)
-                try:
+                with self.probe.watching():
                     work()
-                finally:
-                    sys.settrace(None)
         except (Stopped, SystemExit):
             pass
         except BaseException as error:
@@ -316,60 +311,45 @@ class Execution:
     def _home_frame(self, frame: types.FrameType) -> types.FrameType:
         """The innermost frame of the program itself, or `frame` if there is none."""
         at: types.FrameType | None = frame
-        while at is not None and at.f_globals is not self.crew.home:
+        while at is not None and at.f_globals is not self.probe.home:
             at = at.f_back
         return at or frame
 
-    # ── Instructions ──────────────────────────────────────────────────────────────────────
+    # ── Instructions, called by the probe ─────────────────────────────────────────────────
 
-    def _trace(self, frame: types.FrameType, event: str, arg: Any) -> Any:
-        """The thread's trace function: called when a function begins."""
-        code, names = frame.f_code, frame.f_globals
-        if self.checking or not self.crew.follows(code, names):
-            return None
-        accesses = self.crew.accesses(code, names)
-        if not accesses:
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-
-        def at_instruction(frame: types.FrameType, event: str, arg: Any) -> Any:
-            if event == "opcode":
-                if (access := accesses.get(frame.f_lasti)) is not None:
-                    self._visit(frame, access)
-            elif event == "return" and self.recording and here.task is not None:
-                self._note_value(here.task)  # the last moment to see its variables
-            return at_instruction
-
-        return at_instruction
-
-    def _visit(self, frame: types.FrameType, access: Access) -> None:
+    def visit(self, frame: types.FrameType, where: Point, access: Access) -> None:
+        """This thread is about to execute an instruction that may touch what others see."""
         task = here.task
-        assert task is not None  # only a task's thread is traced
-        where = (id(frame.f_code), frame.f_lasti)
+        assert task is not None
         if access.kind == "loop":
-            self.begin(task, About("loop", None, frame))
-            if not access.writes and task.spins.get(where) == task.changes:
-                self.note(task, "spin", frame=frame)
-                self.yield_(task)
-                if _REFRESH:
-                    frame.f_locals  # noqa: B018
-            task.spins[where] = task.changes
+            self._go_round(task, frame, where, access)
             return
-        place = touched(access, frame, self.crew.stored)
+        place = touched(access, frame, self.probe.stored)
         if place is None:
             return
-        watched = self.watched and not self.watched.isdisjoint((access.name, *(access.path or ())))
         about = About(access, None, frame)
+        watched = self.watched and not self.watched.isdisjoint((access.name, *(access.path or ())))
         if self.points is None or where in self.points or watched:
             self.begin(task, about, point=True)
-            if _REFRESH:
-                frame.f_locals  # noqa: B018
-            place = touched(access, frame, self.crew.stored) or place  # others may have moved it
+            place = touched(access, frame, self.probe.stored) or place  # others may have moved it
         else:
             self.begin(task, about)
         self.note(task, str(access), frame=frame, access=access)
         task.changes += place.writes
         self.raced |= self.races.visit(place, task.index, task.clock, where)
+
+    def _go_round(self, task: Task, frame: types.FrameType, where: Point, access: Access) -> None:
+        """A jump back. An iteration without effect would be the same again: others go first."""
+        self.begin(task, About("loop", None, frame))
+        if not access.writes and task.spins.get(where) == task.changes:
+            self.note(task, "spin", frame=frame)
+            self.yield_(task)
+        task.spins[where] = task.changes
+
+    def leave(self, task: Task) -> None:
+        """A function returns: the last moment to see its variables."""
+        if self.recording:
+            self._note_value(task)
 
 
 def always(condition: Callable[[], object]) -> None:

@@ -42,7 +42,7 @@ def frames(run: Execution, task: Task) -> list[types.FrameType]:
     found = []
     at = sys._current_frames().get(task.ident) if not task.finished else None
     while at is not None:
-        if at.f_globals is run.crew.home:
+        if at.f_globals is run.probe.home:
             found.append(at)
         at = at.f_back
     return found[::-1]
@@ -52,7 +52,7 @@ def _left(run: Execution) -> list[types.FrameType]:
     """The program's frames that an error has left, outermost first."""
     error = run.failure.error if run.failure else None
     walk = traceback.walk_tb(error.__traceback__ if error else None)
-    return [frame for frame, _ in walk if frame.f_globals is run.crew.home]
+    return [frame for frame, _ in walk if frame.f_globals is run.probe.home]
 
 
 def shared(run: Execution) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """What an exploration found: a proof within its bound, a failing schedule, or why neither.
 
 A *schedule* is text, made to be shared: `main:4 A:2 B:5` says that main takes four steps, then A
-two, then B five. A step is an operation that others may see, the same in every run of a program on one
-version of Python; after the last one the threads go on without preemption.
+two, then B five. A step is an operation that others may see, the same in every run of a program on
+one version of Python; after the last one the threads go on without preemption.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Report:
                 f"tried, none failed)"
             )
         return (
-            f"{name}: no schedule with up to {bound} fails (all {tried} = {sum(self.counts)} tried), "
-            f"nor did {self.random} random ones beyond ({self.seconds:.2f} s)"
+            f"{name}: no schedule with up to {bound} fails (all {sum(self.counts)} = {tried} "
+            f"tried), nor did {self.random} random ones beyond ({self.seconds:.2f} s)"
         )
 
     __repr__ = __str__
@@ -144,8 +144,8 @@ def lines(run: Execution, known: dict[int, str]) -> list[Line]:
 
 def _raised(run: Execution, trace: types.TracebackType) -> Line:
     """The program's line at which the failing thread ended."""
-    home = [at for at, _ in traceback.walk_tb(trace) if at.f_globals is run.crew.home]
-    numbers = [line for at, line in traceback.walk_tb(trace) if at.f_globals is run.crew.home]
+    home = [at for at, _ in traceback.walk_tb(trace) if at.f_globals is run.probe.home]
+    numbers = [line for at, line in traceback.walk_tb(trace) if at.f_globals is run.probe.home]
     file, line = home[-1].f_code.co_filename, numbers[-1]
     source = linecache.getline(file, line).strip()
     thread = run.tasks[run.failed_in].name

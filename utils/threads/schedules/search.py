@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import random as randomness
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from utils.core.experiment import checkpoint
 from utils.threads.schedules.crew import Crew
 from utils.threads.schedules.execution import Execution, Strategy
+from utils.threads.schedules.probe import Probe
 from utils.threads.schedules.races import Point
 from utils.threads.schedules.report import Found, Recording, Report, default, strategy_of
 from utils.threads.schedules.standins import followed, installed
@@ -28,6 +31,13 @@ _PATIENCE = 2.0  # s that a thread may be away before it counts as stuck
 _SHORTER = 60  # schedules tried after the first failure, in search of a shorter one
 
 Program = Callable[[], object]
+
+
+class Ground(TypedDict):
+    """What all runs of an exploration stand on."""
+
+    crew: Crew
+    probe: Probe
 
 
 def check(
@@ -78,17 +88,12 @@ class _Search:
     release_points: bool = False
     total: int = 0
     tried_randomly: int = 0
-    _stored: int = 0  # attributes known to be assigned
     _learnt: bool = False  # something that calls for a new start
 
     def report(self, random: int, seed: int) -> Report:
         self.began = time.monotonic()
-        with installed(self.program.__globals__):  # type: ignore[attr-defined]
-            self.crew = Crew(self.program, followed())
-            try:
-                return self._search(random, seed)
-            finally:
-                self.crew.close()
+        with explored(self.program) as self.ground:
+            return self._search(random, seed)
 
     def _search(self, random: int, seed: int) -> Report:
         failed, reason = None, ""
@@ -162,8 +167,6 @@ class _Search:
         self.points |= run.raced
         if run.polled and not self.release_points:
             self.release_points = new = True
-        if len(self.crew.stored) > self._stored:
-            self._stored, new = len(self.crew.stored), True
         self._learnt |= new
         return new
 
@@ -195,9 +198,7 @@ class _Search:
         return run
 
     def prepared(self, strategy: Strategy) -> Execution:
-        run = Execution(
-            self.program, strategy, crew=self.crew, points=self.points, limit=self.limit
-        )
+        run = Execution(self.program, strategy, **self.ground, points=self.points, limit=self.limit)
         run.release_points = self.release_points or self.points is None
         return run
 
@@ -207,13 +208,9 @@ def rehearse(program: Program, runs: int) -> tuple[set[Point], bool]:
     search = _Search(program, 0, 10.0, 3_000, set())
     search.began = time.monotonic()
     source = randomness.Random(0)
-    with installed(program.__globals__):  # type: ignore[attr-defined]
-        search.crew = Crew(program, followed())
-        try:
-            for _ in range(runs):
-                search._learn(search.run(wander(source)))
-        finally:
-            search.crew.close()
+    with explored(program) as search.ground:
+        for _ in range(runs):
+            search._learn(search.run(wander(source)))
     return search.points or set(), search.release_points
 
 
@@ -233,14 +230,22 @@ def once(
     operations: int = 3_000,
 ) -> tuple[Execution, Found | None]:
     """One recorded run, and its failure; raises what the strategy raises."""
+    with explored(program) as ground:
+        run = Execution(program, strategy, **ground, points=points, limit=operations)
+        run.release_points = release_points
+        recording = Recording(run)
+        perform(run)
+        return run, recording.found()
+
+
+@contextmanager
+def explored(program: Program) -> Iterator[Ground]:
+    """Put the primitives under control and the program's code under observation."""
     with installed(program.__globals__):  # type: ignore[attr-defined]
-        crew = Crew(program, followed())
+        crew, probe = Crew(), Probe(program, followed())
         try:
-            run = Execution(program, strategy, crew=crew, points=points, limit=operations)
-            run.release_points = release_points
-            recording = Recording(run)
-            perform(run)
-            return run, recording.found()
+            with probe.installed():
+                yield {"crew": crew, "probe": probe}
         finally:
             crew.close()
 

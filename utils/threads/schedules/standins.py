@@ -104,7 +104,7 @@ class Lock:
 
 
 class RLock(Lock):
-    """`threading.RLock` under the scheduler: its owner may lock it again, and only it unlocks it."""
+    """`threading.RLock` under the scheduler: the owner may lock it again, others not unlock it."""
 
     _count = 0
 
