@@ -8,11 +8,21 @@ another thread could notice. Where only one thread can go on, there is nothing t
 from __future__ import annotations
 
 import linecache
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.threads.schedules.execution import Execution, Strategy
-from utils.threads.schedules.inspection import Wait, frames, label, labels, shared, variables, waits
-from utils.threads.schedules.report import Found, schedule_text, strategy_of
+from utils.threads.schedules.inspection import (
+    Wait,
+    frames,
+    held,
+    label,
+    labels,
+    shared,
+    variables,
+    waits,
+)
+from utils.threads.schedules.report import Found, fits, schedule_text, strategy_of, turns
 from utils.threads.schedules.search import Program, once, rehearse
 from utils.threads.schedules.tasks import Option, Task
 
@@ -93,17 +103,18 @@ class Hand:
 
     def load(self, schedule: str) -> Position:
         """Go where a schedule's text leads; ValueError if it is none of this program."""
-        follow = strategy_of(schedule)
-        steps = sum(int(part.split(":")[1]) for part in schedule.split())
+        wanted = turns(schedule)
+        follow = strategy_of(wanted)
         chosen: list[Option] = []
 
         def choose(run: Execution, options: list[Option], current: int, free: bool) -> Option:
-            if len(run.steps) >= steps:
+            option = follow(run, options, current, free)
+            if len(run.steps) >= len(wanted):
                 raise _Paused(_position(run, tuple(options)))
-            chosen.append(follow(run, options, current, free))
-            return chosen[-1]
+            chosen.append(option)
+            return option
 
-        self._go(choose)
+        self._go(choose, wanted)
         self._chosen = chosen
         return self.position
 
@@ -121,15 +132,16 @@ class Hand:
 
         return self._go(choose)
 
-    def _go(self, choose: Strategy) -> Position:
+    def _go(self, choose: Strategy, wanted: Sequence[str] = ()) -> Position:
         try:
             run, failure = once(self.program, choose, *self._learnt)
+            fits(run, wanted)
         except _Paused as paused:
             self.position = paused.position
         else:
             ended = tuple(Standing(t.name, 0, "", "", None, t.finished, {}) for t in run.tasks)
-            seen = failure.variables if failure else {}
-            self.position = Position(schedule_text(run), ended, seen, {}, (), failure)
+            seen = (failure.variables, failure.locks) if failure else ({}, {})
+            self.position = Position(schedule_text(run), ended, *seen, (), failure)
         return self.position
 
 
@@ -137,12 +149,11 @@ def _position(run: Execution, options: tuple[Option, ...]) -> Position:
     """What there is to see while every thread stands still."""
     known = labels(run)
     waiting = {wait.waiter: wait for wait in waits(run, known)}
-    locks = [(known[id(lock)], lock.owner) for lock in run.locks if id(lock) in known]
     return Position(
         schedule_text(run),
         tuple(_standing(run, task, waiting.get(task.name), known) for task in run.tasks),
         shared(run),
-        {name: owner.name if owner else "" for name, owner in locks},
+        held(run, known),
         options,
     )
 

@@ -144,8 +144,8 @@ class Execution:
             self._fail(Failure(kind, _said(error), error))
         finally:
             known[task.ident] = carrier
-            here.task = here.execution = None
             self._finish(task)
+            here.task = here.execution = None
 
     def _finish(self, task: Task) -> None:
         task.finished = True

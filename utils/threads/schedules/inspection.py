@@ -98,6 +98,12 @@ def _children(value: Any, name: str) -> Iterator[tuple[str, Any]]:
                 yield name, inner
 
 
+def held(run: Execution, known: dict[int, str]) -> dict[str, str]:
+    """Who holds which lock, "" if nobody."""
+    locks = [lock for lock in run.locks if id(lock) in known]
+    return {known[id(lock)]: lock.owner.name if lock.owner else "" for lock in locks}
+
+
 def waits(run: Execution, known: dict[int, str]) -> tuple[Wait, ...]:
     """Who waits for what."""
     found = []

@@ -78,8 +78,15 @@ def _box(ax: Axes, column: int, row: int, line: Line) -> None:
     )
     box.set(facecolor="white", edgecolor=color, linewidth=1.2)
     ax.add_patch(box)
-    source = textwrap.shorten(f"{line.line}  {line.source}", 44, placeholder=" …")
-    ax.text(column + 0.04, row + 0.34, source, fontsize=8.5, family="monospace", va="center")
+    source = textwrap.shorten(line.source, 40, placeholder=" …")
+    ax.text(
+        column + 0.04,
+        row + 0.34,
+        f"{line.line}  {source}",
+        fontsize=8.5,
+        family="monospace",
+        va="center",
+    )
     does = textwrap.shorten(", ".join(line.does), 58, placeholder=" …")
     ax.text(column + 0.04, row + 0.72, does, fontsize=7.5, color=color, va="center")
 

@@ -12,12 +12,12 @@ import linecache
 import re
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from utils.threads.schedules.execution import Execution, Strategy
-from utils.threads.schedules.inspection import Wait, cycle, label, labels, shared, waits
+from utils.threads.schedules.inspection import Wait, cycle, held, label, labels, shared, waits
 from utils.threads.schedules.tasks import Kind, Option, Step
 
 Verdict = Literal["proved", "failed", "inconclusive"]
@@ -46,6 +46,7 @@ class Found:
     lines: tuple[Line, ...]
     waits: tuple[Wait, ...]  # where it ended; a deadlock's cycle is among them
     variables: dict[str, str]  # of the program itself, at the end
+    locks: dict[str, str]  # who holds which then, "" if nobody
     error: BaseException | None
 
 
@@ -94,7 +95,8 @@ class Recording:
     """Settings for a run that is to be explained: it keeps its steps and how they are called."""
 
     def __init__(self, run: Execution) -> None:
-        self.run, self.labels, self.waits, self.variables = run, {}, (), {}
+        self.run, self.labels, self.waits = run, {}, ()
+        self.variables, self.locks = {}, {}
         run.recording = True
         run.on_failure = self.keep
 
@@ -103,6 +105,7 @@ class Recording:
         self.labels = labels(self.run)
         self.waits = waits(self.run, self.labels)
         self.variables = shared(self.run)
+        self.locks = held(self.run, self.labels)
 
     def found(self) -> Found | None:
         """The failure, explained; None if the run did not fail."""
@@ -121,6 +124,7 @@ class Recording:
             tuple(lines(run, self.labels)),
             self.waits,
             self.variables,
+            self.locks,
             run.failure.error,
         )
 
@@ -181,28 +185,45 @@ def _token(name: str) -> str:
     return re.sub(r"[\s:]", "_", name)
 
 
-def strategy_of(schedule: str) -> Strategy:
-    """Follow a schedule's text; ValueError if it is none, or does not fit the program."""
-    turns: list[str] = []
+def turns(schedule: str) -> list[str]:
+    """The thread of each step of a schedule; ValueError if the text is none."""
+    found: list[str] = []
     for part in schedule.split():
         match = re.fullmatch(r"(\S+):(\d+)", part)
         if match is None:
             raise ValueError(f"schedule has {part!r}: give parts such as main:4 or A:2")
-        turns += [match[1]] * int(match[2])
+        found += [match[1]] * int(match[2])
+    return found
+
+
+def strategy_of(wanted: list[str]) -> Strategy:
+    """Give each step to the thread that is `wanted` for it, as far as there is a choice."""
 
     def choose(run: Execution, options: list[Option], current: int, free: bool) -> Option:
         at = len(run.steps)
-        if at >= len(turns):
+        fits(run, wanted[:at])
+        if at >= len(wanted):
             return default(options, current, free)
         for option in options:
-            if _token(run.tasks[option.task].name) == turns[at]:
+            if _token(run.tasks[option.task].name) == wanted[at]:
                 return option
-        raise ValueError(
-            f"step {at + 1} of the schedule is {turns[at]}'s, but it cannot go on there: "
-            "the schedule belongs to another program"
-        )
+        raise _misfit(at, wanted[at])
 
     return choose
+
+
+def fits(run: Execution, wanted: Sequence[str]) -> None:
+    """ValueError if `run` went elsewhere where it had no choice."""
+    for at, name in enumerate(wanted):
+        if at >= len(run.steps) or _token(run.tasks[run.steps[at].task].name) != name:
+            raise _misfit(at, name)
+
+
+def _misfit(at: int, name: str) -> ValueError:
+    return ValueError(
+        f"step {at + 1} of the schedule is {name}'s, but it cannot go on there: the schedule "
+        "belongs to another program"
+    )
 
 
 def default(options: list[Option], current: int, free: bool) -> Option:

@@ -23,7 +23,15 @@ from utils.threads.schedules.crew import Crew
 from utils.threads.schedules.execution import Execution, Strategy
 from utils.threads.schedules.probe import Probe
 from utils.threads.schedules.races import Point
-from utils.threads.schedules.report import Found, Recording, Report, default, strategy_of
+from utils.threads.schedules.report import (
+    Found,
+    Recording,
+    Report,
+    default,
+    fits,
+    strategy_of,
+    turns,
+)
 from utils.threads.schedules.standins import followed, installed
 from utils.threads.schedules.tasks import Diverged, Option, Stuck
 
@@ -219,7 +227,10 @@ def replay(program: Program, schedule: str, *, operations: int = 3_000) -> Found
 
     ValueError if the text is no schedule of this program.
     """
-    return once(program, strategy_of(schedule), None, True, operations)[1]
+    wanted = turns(schedule)
+    run, found = once(program, strategy_of(wanted), None, True, operations)
+    fits(run, wanted)
+    return found
 
 
 def once(
