@@ -39,6 +39,7 @@ _PATIENCE = 2.0  # s that a thread may be away before it counts as stuck
 _SHORTER = 60  # schedules tried after the first failure, in search of a shorter one
 
 Program = Callable[[], object]
+Prefix = list[tuple[list[Option], Option]]  # of a schedule: the options, and the one to choose
 
 
 class Ground(TypedDict):
@@ -125,8 +126,7 @@ class _Search:
     def _explain(self, failed: Execution) -> Found | None:
         """Run it once more, and write down what happens."""
         self.seconds = float("inf")
-        chosen = [decision.chosen for decision in failed.decisions]
-        run = self.prepared(_follow(chosen))
+        run = self.prepared(_follow(_prefix(failed)))
         recording = Recording(run)
         perform(run)
         return recording.found()
@@ -136,14 +136,17 @@ class _Search:
     def _systematic(self) -> Execution | None:
         while True:
             failed = self._all_within_bound()
-            if failed is not None or not self._learnt:
+            if failed is not None:
                 return failed
+            if not self._learnt:
+                self._does_the_same_again()
+                return None
 
     def _all_within_bound(self) -> Execution | None:
         """The first failing run; None if there is none, or if `_learnt` calls for a new start."""
         self._learnt = False
         self.counts = [0] * (self.bound + 1)
-        waiting: list[list[list[Option]]] = [[] for _ in self.counts]
+        waiting: list[list[Prefix]] = [[] for _ in self.counts]
         waiting[0].append([])
         for preemptions, prefixes in enumerate(waiting):
             while prefixes:
@@ -158,6 +161,12 @@ class _Search:
                     if cost <= self.bound:
                         waiting[cost].append(other)
         return None
+
+    def _does_the_same_again(self) -> None:
+        """What was tried proves nothing if the program does something else the next time."""
+        first, second = self.run(_follow([])), self.run(_follow([]))
+        if (first.operations, _prefix(first)) != (second.operations, _prefix(second)):
+            raise _diverged()
 
     def _shorter(self, failed: Execution, prefixes: list[list[Option]]) -> Execution:
         """Of the failures with as many preemptions, one with few switches and steps."""
@@ -282,19 +291,29 @@ def perform(run: Execution) -> None:
             raise
     if run.error is not None:
         if isinstance(run.error, Diverged):
-            raise Diverged(
-                "the program did something else under the same schedule: it depends on chance, on"
-                " time, or on state from outside"
-            ) from None
+            raise _diverged() from None
         raise run.error
 
 
-def _follow(prefix: list[Option]) -> Strategy:
-    """Make the choices in `prefix`, then go on with whoever runs, else with the next in turn."""
+def _diverged() -> Diverged:
+    return Diverged(
+        "the program did something else under the same schedule: it depends on chance, on time, or "
+        "on state from outside"
+    )
+
+
+def _follow(prefix: Prefix) -> Strategy:
+    """Make the choices in `prefix`, then go on with whoever runs, else with the next in turn.
+
+    Diverged if there is another choice than there was when the prefix was found.
+    """
 
     def choose(run: Execution, options: list[Option], current: int, free: bool) -> Option:
         if len(run.decisions) < len(prefix):
-            return prefix[len(run.decisions)]
+            known, option = prefix[len(run.decisions)]
+            if known != options:
+                raise Diverged
+            return option
         return default(options, current, free)
 
     return choose
@@ -311,15 +330,21 @@ def wander(source: randomness.Random) -> Strategy:
     return choose
 
 
-def _alternatives(run: Execution, start: int) -> list[tuple[int, list[Option]]]:
+def _prefix(run: Execution) -> Prefix:
+    return [(decision.options, decision.chosen) for decision in run.decisions]
+
+
+def _alternatives(run: Execution, start: int) -> list[tuple[int, Prefix]]:
     """What else could have been chosen from decision `start` on, and the preemptions it needs."""
     found = []
-    chosen = [decision.chosen for decision in run.decisions]
+    prefix = _prefix(run)
     cost = sum(decision.cost(decision.chosen) for decision in run.decisions[:start])
     for index, decision in enumerate(run.decisions[start:], start):
         for option in decision.options:
             if option != decision.chosen:
-                found.append((cost + decision.cost(option), [*chosen[:index], option]))
+                found.append(
+                    (cost + decision.cost(option), [*prefix[:index], (decision.options, option)])
+                )
         cost += decision.cost(decision.chosen)
     return found
 
