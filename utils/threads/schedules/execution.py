@@ -33,6 +33,7 @@ from utils.threads.schedules.tasks import (
     Decision,
     Diverged,
     Failure,
+    Joined,
     Kind,
     Option,
     Step,
@@ -66,7 +67,10 @@ class Execution:
         self.crew, self.probe = crew, probe
         self.points, self.limit = points, limit
         self.recording = False  # keep `steps`
-        self.every = False  # ask the strategy even when there is only one option
+        self.skips = True  # don't ask the same again before the task chosen has done something
+        self.acted = True  # it has
+        self.asked: list[Option] = []  # the last options
+        self.gift = False  # who goes on now was not chosen, so leaving it is free
         self.tasks: list[Task] = []
         self.locks: list[Any] = []
         self.invariants: list[Callable[[], object]] = []
@@ -135,6 +139,7 @@ class Execution:
             if not self.ending:
                 if task.thread is not None:
                     known[task.ident] = task.thread
+                    task.thread._ident = task.ident  # type: ignore[attr-defined]
                 with self.probe.watching():
                     work()
         except (Stopped, SystemExit):
@@ -192,6 +197,7 @@ class Execution:
             raise Stopped
         if point:
             self.point(task)
+        self.acted |= point or not isinstance(about.what, Access)
 
     def note(
         self,
@@ -231,7 +237,8 @@ class Execution:
     def point(self, task: Task) -> None:
         """Let the strategy choose who goes on; return when it is `task`'s turn again."""
         self._check_invariants()
-        self._switch(task, self._choose(task))
+        if self.acted or not self.skips or self._options() != self.asked:
+            self._switch(task, self._choose(task))
 
     def block(self, task: Task, on: Any, timeout: float | None) -> bool:
         """Wait until `on.free_for(task)`; False if the time-out came first."""
@@ -250,13 +257,19 @@ class Execution:
 
     def _choose(self, task: Task) -> Task:
         self.turns += 1
+        joining = self._joining()
+        if joining is not None:
+            self.gift = self.acted = True
+            return joining
         options = self._options()
         if not options:
             self._fail(Failure("deadlock", "everybody waits"))
             raise Stopped
         chosen = options[0]
-        if len(options) > 1 or self.every:
-            free = task.yielded or Option(task.index) not in options
+        self.acted, self.asked = False, options
+        if len(options) > 1:
+            free = task.yielded or self.gift or Option(task.index) not in options
+            self.gift = False
             try:
                 chosen = self.strategy(self, options, task.index, free)
                 if chosen not in options:
@@ -274,6 +287,17 @@ class Execution:
                 each.yielded = False
         other.yielded = False
         return other
+
+    def _joining(self) -> Task | None:
+        """Who waited for the end of a task that has ended: it goes on at once, to its next point.
+
+        What it does until there nobody can notice, so it makes no difference when it does it.
+        """
+        for task in self.tasks:
+            on = task.waits_for
+            if isinstance(on, Joined) and task.deadline is None and on.free_for(task):
+                return task
+        return None
 
     def _options(self) -> list[Option]:
         alive = [t for t in self.tasks if not t.finished]

@@ -18,8 +18,8 @@ from typing import Any
 
 from utils.threads.schedules.execution import Execution
 from utils.threads.schedules.resolve import is_data
-from utils.threads.schedules.standins import Joined, Lock
-from utils.threads.schedules.tasks import Task
+from utils.threads.schedules.standins import Lock
+from utils.threads.schedules.tasks import Joined, Task
 
 _DEPTH = 4  # attributes and items from a variable to a lock
 

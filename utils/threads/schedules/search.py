@@ -248,11 +248,12 @@ def once(
     points: set[Point] | None,
     release_points: bool,
     operations: int = 3_000,
+    skips: bool = True,
 ) -> tuple[Execution, Found | None]:
     """One recorded run, and its failure; raises what the strategy raises."""
     with explored(program) as ground:
         run = Execution(program, strategy, **ground, points=points, limit=operations)
-        run.release_points = release_points
+        run.release_points, run.skips = release_points, skips
         recording = Recording(run)
         perform(run)
         return run, recording.found()

@@ -22,7 +22,7 @@ from typing import Any
 from utils.threads.schedules.crew import current, outside
 from utils.threads.schedules.execution import Execution
 from utils.threads.schedules.races import Clock
-from utils.threads.schedules.tasks import About, Task
+from utils.threads.schedules.tasks import About, Joined, Task
 
 _real_lock = _thread.allocate_lock
 _patching = threading.Lock()
@@ -146,16 +146,6 @@ def _task(execution: Execution) -> Task:
     if here is None or here[0] is not execution:
         raise RuntimeError("this lock belongs to an exploration that is not running here")
     return here[1]
-
-
-class Joined:
-    """What a joining task waits for."""
-
-    def __init__(self, task: Task) -> None:
-        self.owner = task
-
-    def free_for(self, task: Task) -> bool:
-        return self.owner.finished
 
 
 def _make_lock() -> Any:

@@ -105,3 +105,13 @@ class Task:
 
     def __post_init__(self) -> None:
         self.baton.acquire()
+
+
+class Joined:
+    """What a joining task waits for."""
+
+    def __init__(self, task: Task) -> None:
+        self.owner = task
+
+    def free_for(self, task: Task) -> bool:
+        return self.owner.finished
