@@ -425,6 +425,39 @@ def test_threads_have_their_names_and_know_them() -> None:
     assert seen == ["A", "writer 1"]
 
 
+def test_a_program_lasts_as_long_as_its_threads() -> None:
+    def program() -> None:
+        lock, entered = Lock(), []
+
+        def enter() -> None:
+            with lock:
+                entered.append(1)
+                assert len(entered) < 2
+
+        for _ in range(2):
+            Thread(target=enter).start()  # and nobody joins them
+
+    assert schedules.check(program).failure.kind == "assertion"
+
+
+def test_a_lock_that_another_thread_was_given_is_no_longer_ones_own() -> None:
+    def program() -> None:
+        lock, order = Lock(), []
+
+        def second() -> None:
+            with lock:
+                order.append("second")
+
+        thread = Thread(target=second)
+        thread.start()
+        with lock:  # the first operation after making it, but not before telling
+            order.append("first")
+        thread.join()
+        assert order == ["first", "second"]
+
+    assert schedules.check(program).verdict == "failed"
+
+
 def test_a_daemon_does_not_keep_a_program_alive() -> None:
     def program() -> None:
         Thread(target=Event().wait, daemon=True).start()

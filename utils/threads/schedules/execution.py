@@ -78,7 +78,7 @@ class Execution:
         self.decisions: list[Decision] = []
         self.steps: list[Step] = []
         self.operations = 0
-        self.turns = 0  # how often it was asked who goes on
+        self.effects = 0  # what was done that may tell others something
         self.unnamed = 0
         self.now = 0.0
         self.races = Races()
@@ -197,7 +197,9 @@ class Execution:
             raise Stopped
         if point:
             self.point(task)
-        self.acted |= point or not isinstance(about.what, Access)
+        primitive = not isinstance(about.what, Access)
+        self.acted |= point or primitive
+        self.effects += primitive
 
     def note(
         self,
@@ -256,7 +258,6 @@ class Execution:
         task.yielded = False
 
     def _choose(self, task: Task) -> Task:
-        self.turns += 1
         joining = self._joining()
         if joining is not None:
             self.gift = self.acted = True
@@ -360,6 +361,7 @@ class Execution:
             self.begin(task, about)
         self.note(task, str(access), frame=frame, access=access)
         task.changes += place.writes
+        self.effects += place.writes
         self.raced |= self.races.visit(place, task.index, task.clock, where)
 
     def _go_round(self, task: Task, frame: types.FrameType, where: Point, access: Access) -> None:

@@ -36,8 +36,8 @@ class Lock:
         self.owner: Task | None = None  # who locked it; anybody may unlock it
         self._clock = Clock()
         execution.locks.append(self)
-        self._known_only_to = task  # until its maker reaches the next point
-        self._age = execution.turns
+        self._known_only_to = task  # until its maker does something that may tell others
+        self._age = execution.effects
         self.maker = sys._getframe(2).f_code.co_name  # a waiter's own lock is made in `wait`
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -49,8 +49,8 @@ class Lock:
         if execution.ending:
             return True
         execution.polled |= not blocking or timeout != -1
-        # Nobody else can know a lock made in this turn, nor overtake on one that is held.
-        private = self._known_only_to is task and self._age == execution.turns
+        # Nobody else can know a lock before its maker has told, nor overtake on one that is held.
+        private = self._known_only_to is task and self._age == execution.effects
         execution.begin(task, _about("acquire", self), not private and self.owner is None)
         if self.owner is not None:
             if not blocking:
@@ -185,9 +185,12 @@ def _init(thread: threading.Thread, *args: Any, **kwargs: Any) -> None:
     here = current()
     if here is None:
         return _real_init(thread, *args, **kwargs)
+    execution, task = here
     with outside():
         _real_init(thread, *args, **kwargs)
-    here[0].christen(thread)
+    if kwargs.get("daemon") is None:  # as its maker is; the real thread that carries it is one
+        thread._daemonic = task.daemon  # type: ignore[attr-defined]
+    execution.christen(thread)
 
 
 def _start(thread: threading.Thread) -> None:
