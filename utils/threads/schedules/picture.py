@@ -6,13 +6,14 @@ wait-for graph stands below it.
 
 from __future__ import annotations
 
-import math
 import textwrap
 
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from utils.core import plots
+from utils.threads.deadlock import Wait, draw_waits
+from utils.threads.schedules.inspection import cycle
 from utils.threads.schedules.report import Found, Line, Report
 
 _ROWS = 36  # lines shown at most: the last ones, which are the interesting ones
@@ -32,7 +33,9 @@ def plot(report: Report | Found) -> plots.Picture:
     if graph:
         ratios = {"gridspec_kw": {"height_ratios": [height, graph]}}
         fig, (ax, below) = plots.figure(width, height + graph, rows=2, **ratios)
-        wait_for_graph(below, found)
+        waits = cycle(found.waits)
+        draw_waits(below, [Wait(wait.waiter, wait.what, wait.owner) for wait in waits])
+        below.set_title("who waits (dashed) for what, and who holds it", loc="left", fontsize=9)
     else:
         fig, ax = plots.figure(width, height)
     _lines(ax, found, rows, threads)
@@ -40,10 +43,15 @@ def plot(report: Report | Found) -> plots.Picture:
 
 
 def interesting(found: Found) -> list[Line]:
-    """The lines from where a second thread comes into play, without the starts and joins before."""
+    """The lines from where a second thread comes into play, without the starts and joins."""
     lines = list(found.lines)
     first = next((i for i, line in enumerate(lines) if line.thread != found.threads[0]), 0)
-    return lines[first:][-_ROWS:]
+    return [line for line in lines[first:] if not all(map(_is_frame, line.does))][-_ROWS:]
+
+
+def _is_frame(what: str) -> bool:
+    """Does it only begin or end a thread?"""
+    return what.startswith(("start ", "join ", "wait for the end of "))
 
 
 def _lines(ax: Axes, found: Found, rows: list[Line], threads: list[str]) -> None:
@@ -78,7 +86,7 @@ def _box(ax: Axes, column: int, row: int, line: Line) -> None:
     )
     box.set(facecolor="white", edgecolor=color, linewidth=1.2)
     ax.add_patch(box)
-    source = textwrap.shorten(line.source, 40, placeholder=" …")
+    source = textwrap.shorten(line.source, 34, placeholder=" …")
     ax.text(
         column + 0.04,
         row + 0.34,
@@ -87,60 +95,5 @@ def _box(ax: Axes, column: int, row: int, line: Line) -> None:
         family="monospace",
         va="center",
     )
-    does = textwrap.shorten(", ".join(line.does), 58, placeholder=" …")
+    does = textwrap.shorten(", ".join(line.does), 50, placeholder=" …")
     ax.text(column + 0.04, row + 0.72, does, fontsize=7.5, color=color, va="center")
-
-
-def wait_for_graph(ax: Axes, found: Found) -> None:
-    """Threads in a ring; an arrow from who waits to who holds, named after what is waited for."""
-    names = list(dict.fromkeys(n for wait in found.waits for n in (wait.waiter, wait.owner) if n))
-    turn = 2 * math.pi / max(len(names), 1)
-    where = {n: (2.2 * math.cos(i * turn), math.sin(i * turn)) for i, n in enumerate(names)}
-    for wait in found.waits:
-        start = where[wait.waiter]
-        if wait.owner:
-            end = where[wait.owner]
-            arrow = FancyArrowPatch(
-                start,
-                end,
-                arrowstyle="-|>",
-                mutation_scale=14,
-                shrinkA=18,
-                shrinkB=18,
-                connectionstyle="arc3,rad=0.22",
-                color=plots.color("lock"),
-                linewidth=1.4,
-            )
-            ax.add_patch(arrow)
-            middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
-            bend = 0.22 * 0.5
-            middle = (
-                middle[0] + bend * (end[1] - start[1]),
-                middle[1] - bend * (end[0] - start[0]),
-            )
-        else:
-            middle = (start[0] + 0.9, start[1] + 0.25)
-        ax.text(
-            *middle,
-            wait.what,
-            fontsize=8.5,
-            ha="center",
-            va="center",
-            color=plots.INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )
-    for name, (x, y) in where.items():
-        ax.text(
-            x,
-            y,
-            name,
-            ha="center",
-            va="center",
-            fontsize=10,
-            weight="bold",
-            bbox={"boxstyle": "round,pad=0.4", "facecolor": plots.LIGHT, "edgecolor": plots.GREY},
-        )
-    ax.set_xlim(-3.6, 3.6)
-    ax.set_ylim(-1.5, 1.5)
-    ax.set_title("who waits for whom", loc="left")
-    ax.axis("off")
