@@ -32,6 +32,13 @@ COLORS: Mapping[str, str] = {
     "communicate": PURPLE,
     "load": YELLOW,
     "late": VERMILION,
+    # the states of a thread; "gil" is ready for Python, and blocked for the operating system
+    "created": PAPER_GREY,
+    "ready": YELLOW,
+    "running": BLUE,
+    "gil": ORANGE,
+    "blocked": VERMILION,
+    "terminated": LIGHT,
     # the phases of a request to a language model
     "prefill": ORANGE,
     "decode": GREEN,
