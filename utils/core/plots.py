@@ -29,6 +29,7 @@ COLORS: Mapping[str, str] = {
     "queue": PAPER_GREY,
     "idle": LIGHT,
     "lock": VERMILION,
+    "hold": BLUE,
     "communicate": PURPLE,
     "load": YELLOW,
     "late": VERMILION,
