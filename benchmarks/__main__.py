@@ -1,4 +1,4 @@
-"""Run every benchmark, or the named ones: `python -m benchmarks [recorder people]`."""
+"""Run every benchmark, or the named ones: `python -m benchmarks [recorder people …]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from utils.core import machine
 
-NAMES = ("recorder", "people")
+NAMES = ("recorder", "people", "primitives", "channels", "explorer")
 
 
 def main(names: list[str]) -> int:

@@ -29,6 +29,20 @@ OUTLINE = {  # the finished chapters, and every item that each must cover
         "E2",
         "E3",
     ],
+    "02_threads": [
+        *(f"S2.1.1-{letter}" for letter in "abcd"),
+        *(f"S2.1.2-{letter}" for letter in "abcde"),
+        *(f"S2.1.3-{letter}" for letter in "abcdef"),
+        "S2.2-a",
+        *(f"S2.2.1-{letter}" for letter in "abcd"),
+        *(f"S2.2.2-{letter}" for letter in "abcd"),
+        *(f"S2.2.3-{letter}" for letter in "abcd"),
+        "S2.3-a",
+        *(f"S2.3.1-{letter}" for letter in "abc"),
+        *(f"S2.3.2-{letter}" for letter in "abcd"),
+        *(f"S2.3.3-{letter}" for letter in "abcd"),
+        *(f"E{number}" for number in range(4, 12)),
+    ],
 }
 
 

@@ -591,3 +591,52 @@ def test_errors_of_locks_are_those_of_threading() -> None:
         assert not lock.acquire(timeout=0.1)
 
     assert schedules.check(program).verdict == "proved"
+
+
+def test_a_long_schedule_replays_in_one_go() -> None:
+    report = schedules.check(polite, operations=2_000)
+    again = schedules.replay(polite, report.failure.schedule, operations=2_000)
+    assert again.kind == "livelock" and again.schedule == report.failure.schedule
+
+
+def test_who_is_ended_still_tidies_up() -> None:
+    tidied = []
+
+    def program() -> None:
+        tidied.clear()
+        first, second = Lock(), Lock()
+
+        def take(one: Lock, other: Lock) -> None:
+            try:
+                with one, other:
+                    pass
+            finally:
+                places = {"tidied": True}
+                tidied.append(places["tidied"])
+
+        together(lambda: take(first, second), lambda: take(second, first))
+
+    assert schedules.check(program).failure.kind == "deadlock"
+    assert tidied == [True, True]
+
+
+def test_one_who_will_not_end_is_put_to_sleep() -> None:
+    """Nothing can end a thread that catches everything and goes on; it must not burn the core."""
+
+    def program() -> None:
+        def stubborn() -> None:
+            lock = Lock()
+            while True:
+                try:
+                    while True:
+                        lock.acquire()
+                        lock.release()
+                except BaseException:
+                    continue
+
+        together(stubborn)
+
+    assert schedules.check(program, operations=100).failure.kind == "livelock"
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.25

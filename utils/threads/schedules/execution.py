@@ -41,6 +41,8 @@ from utils.threads.schedules.tasks import (
     Task,
 )
 
+_LAST_WORDS = 1_000  # operations that a task may still do while it is being ended
+
 # Is given the execution, the options, the current task and whether leaving it is free.
 Strategy = Callable[["Execution", list[Option], int, bool], Option]
 
@@ -156,7 +158,7 @@ class Execution:
         task.finished = True
         try:
             if not self.ending:
-                self._check_invariants()
+                self._check_invariants(task)
                 if any(not (other.finished or other.daemon) for other in self.tasks):
                     self._go(self._choose(task))
                     return
@@ -190,16 +192,27 @@ class Execution:
         """`task` is about to do something that others may see; with `point`, they may go first."""
         task.about = about
         if self.ending:
-            raise Stopped
+            self.unwind(task)
+            return
         self.operations += 1
         if self.operations > self.limit:
             self._fail(Failure("livelock", f"no end after {self.limit} operations"))
-            raise Stopped
+            self.unwind(task)
         if point:
             self.point(task)
         primitive = not isinstance(about.what, Access)
         self.acted |= point or primitive
         self.effects += primitive
+
+    def unwind(self, task: Task) -> None:
+        """The run is over: end `task`, but let its `finally` blocks do their work undisturbed."""
+        task.unwinding += 1
+        if task.unwinding == 1:
+            raise Stopped
+        if task.unwinding > _LAST_WORDS:  # it catches Stopped and goes on: let it sleep for good
+            task.finished = True
+            self._end()
+            task.baton.acquire()
 
     def note(
         self,
@@ -238,7 +251,7 @@ class Execution:
 
     def point(self, task: Task) -> None:
         """Let the strategy choose who goes on; return when it is `task`'s turn again."""
-        self._check_invariants()
+        self._check_invariants(task)
         if self.acted or not self.skips or self._options() != self.asked:
             self._switch(task, self._choose(task))
 
@@ -246,7 +259,7 @@ class Execution:
         """Wait until `on.free_for(task)`; False if the time-out came first."""
         task.waits_for, task.expired = on, False
         task.deadline = None if timeout is None else self.now + timeout
-        self._check_invariants()
+        self._check_invariants(task)
         self._switch(task, self._choose(task))
         task.waits_for, task.deadline = None, None
         return not task.expired
@@ -265,7 +278,7 @@ class Execution:
         options = self._options()
         if not options:
             self._fail(Failure("deadlock", "everybody waits"))
-            raise Stopped
+            self.unwind(task)
         chosen = options[0]
         self.acted, self.asked = False, options
         if len(options) > 1:
@@ -277,7 +290,7 @@ class Execution:
                     raise Diverged
             except Exception as error:
                 self.error, self.ending = error, True
-                raise Stopped from None
+                self.unwind(task)
             self.decisions.append(Decision(options, task.index, free, chosen))
         other = self.tasks[chosen.task]
         other.expired = chosen.expires
@@ -318,9 +331,9 @@ class Execution:
             self._go(other)
             task.baton.acquire()
         if self.ending:
-            raise Stopped
+            self.unwind(task)
 
-    def _check_invariants(self) -> None:
+    def _check_invariants(self, task: Task) -> None:
         self.checking = True
         try:
             held = all(invariant() for invariant in self.invariants)
@@ -331,7 +344,7 @@ class Execution:
             self.checking = False
         if failure is not None:
             self._fail(failure)
-            raise Stopped
+            self.unwind(task)
 
     def _home_frame(self, frame: types.FrameType) -> types.FrameType:
         """The innermost frame of the program itself, or `frame` if there is none."""

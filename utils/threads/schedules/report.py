@@ -135,7 +135,7 @@ def lines(run: Execution, known: dict[int, str]) -> list[Line]:
     steps = [step for step in run.steps if step.matters and _is_data(step)]
     for (task, file, line), group in itertools.groupby(steps, lambda s: (s.task, s.file, s.line)):
         same = list(group)
-        source = linecache.getline(file, line).strip()
+        source = _source(file, line)
         does = tuple(text for step in same if (text := _does(step, known)))
         found.append(Line(run.tasks[task].name, file, line, source, does, same[-1].blocked))
     if run.failure and (trace := run.failure.error and run.failure.error.__traceback__):
@@ -151,9 +151,14 @@ def _raised(run: Execution, trace: types.TracebackType) -> Line:
     home = [at for at, _ in traceback.walk_tb(trace) if at.f_globals is run.probe.home]
     numbers = [line for at, line in traceback.walk_tb(trace) if at.f_globals is run.probe.home]
     file, line = home[-1].f_code.co_filename, numbers[-1]
-    source = linecache.getline(file, line).strip()
+    source = _source(file, line)
     thread = run.tasks[run.failed_in].name
     return Line(thread, file, line, source, (f"raises {run.failure.message}",), False)
+
+
+def _source(file: str, line: int) -> str:
+    """A line of the program, without its indentation and comment."""
+    return linecache.getline(file, line).split("  #")[0].strip()
 
 
 def _is_data(step: Step) -> bool:
@@ -198,10 +203,13 @@ def turns(schedule: str) -> list[str]:
 
 def strategy_of(wanted: list[str]) -> Strategy:
     """Give each step to the thread that is `wanted` for it, as far as there is a choice."""
+    checked = 0
 
     def choose(run: Execution, options: list[Option], current: int, free: bool) -> Option:
+        nonlocal checked
         at = len(run.steps)
-        fits(run, wanted[:at])
+        fits(run, wanted[:at], checked)
+        checked = at
         if at >= len(wanted):
             return default(options, current, free)
         for option in options:
@@ -212,9 +220,9 @@ def strategy_of(wanted: list[str]) -> Strategy:
     return choose
 
 
-def fits(run: Execution, wanted: Sequence[str]) -> None:
-    """ValueError if `run` went elsewhere where it had no choice."""
-    for at, name in enumerate(wanted):
+def fits(run: Execution, wanted: Sequence[str], start: int = 0) -> None:
+    """ValueError if, from step `start` on, `run` went elsewhere where it had no choice."""
+    for at, name in enumerate(wanted[start:], start):
         if at >= len(run.steps) or _token(run.tasks[run.steps[at].task].name) != name:
             raise _misfit(at, name)
 

@@ -22,6 +22,7 @@ _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozense
 _IMMUTABLE += (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _DATA = (int, float, complex, str, bytes, bytearray, bool, type(None))
 _READERS = {"copy", "count", "get", "index", "items", "keys", "values", "__contains__", "__len__"}
+_PURE = {"builtins", "math", "time", "_thread"}  # whose functions change no argument, but for
 _MUTATORS = frozenset({builtins.next, builtins.setattr, builtins.delattr, builtins.exec})
 # Methods of primitives: each stops at a point of its own. No container has one of this name.
 _OWN_POINTS = {"acquire", "release", "wait", "wait_for", "notify", "notify_all", "start", "is_set"}
@@ -84,7 +85,7 @@ def _call(access: Access, frame: types.FrameType) -> Place | None:
         return None  # Python code: its own instructions are looked at
     reads_only = isinstance(target, type) or (
         isinstance(target, types.BuiltinFunctionType)
-        and target.__module__ == "builtins"
+        and target.__module__ in _PURE
         and target not in _MUTATORS
     )
     if reads_only or (owner is not _UNKNOWN and isinstance(owner, _IMMUTABLE)):

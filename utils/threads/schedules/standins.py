@@ -47,6 +47,7 @@ class Lock:
             raise ValueError("timeout value must be a non-negative number")
         execution, task = self._execution, _task(self._execution)
         if execution.ending:
+            execution.unwind(task)
             return True
         execution.polled |= not blocking or timeout != -1
         # Nobody else can know a lock before its maker has told, nor overtake on one that is held.
@@ -69,6 +70,7 @@ class Lock:
     def release(self) -> None:
         execution, task = self._execution, _task(self._execution)
         if execution.ending:
+            execution.unwind(task)
             return
         # Only who looks without waiting can see what happens between the last step and this one.
         execution.begin(task, _about("release", self), execution.release_points)
@@ -115,9 +117,7 @@ class RLock(Lock):
         return True
 
     def release(self) -> None:
-        if self._execution.ending:
-            return
-        if self.owner is not _task(self._execution):
+        if not self._execution.ending and self.owner is not _task(self._execution):
             raise RuntimeError("cannot release un-acquired lock")
         self._count -= 1
         if self._count == 0:
@@ -218,6 +218,7 @@ def _join(thread: threading.Thread, timeout: float | None = None) -> None:
     if other is task:
         raise RuntimeError("cannot join current thread")
     if execution.ending:
+        execution.unwind(task)
         return
     execution.begin(task, _about(f"join {thread.name}"), timeout is not None)
     if not other.finished:
@@ -257,12 +258,16 @@ _STANDINS: dict[int, Callable[..., Any]] = {
 }
 
 
+# The explorer itself; and the wait-for graph, which watches mutexes and has a real lock of its own.
+_NOT_EXPLORED = (__package__, "utils.threads.deadlock")
+
+
 def followed() -> list[dict[str, Any]]:
     """The namespaces of primitives: what is theirs is explored as the program itself is."""
     ours = [
         vars(module)
         for name, module in sys.modules.items()
-        if name.startswith("utils.threads.") and not name.startswith(__package__)
+        if name.startswith("utils.threads.") and not name.startswith(_NOT_EXPLORED)
     ]
     return [vars(threading), vars(queue), *ours]
 

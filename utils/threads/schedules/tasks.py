@@ -100,6 +100,7 @@ class Task:
     yielded: bool = False  # lets others go first: it sleeps, or spins without effect
     changes: int = 0  # counts what it did; a loop that adds nothing only waits
     spins: dict[Point, int] = field(default_factory=dict)
+    unwinding: int = 0  # operations begun since the run was over
     about: About = About("begin", None, None)
     noted: tuple[Step, Access, types.FrameType] | None = None  # a write whose value is not seen yet
 
