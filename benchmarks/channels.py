@@ -15,11 +15,11 @@ from typing import Any
 
 from utils.core import bench
 from utils.core.bench import Sample
-from utils.threads import channel_costs
-from utils.threads.carriers import CHANNELS
-from utils.threads.far_end import Channel, far_end
-from utils.threads.message_queue import MessageQueue
-from utils.threads.ring import Receiver, Ring
+from utils.threads.channels import channel_costs
+from utils.threads.channels.carriers import CHANNELS
+from utils.threads.channels.far_end import Channel, far_end
+from utils.threads.channels.message_queue import MessageQueue
+from utils.threads.channels.ring import Receiver, Ring
 
 SIZE, COUNT, ROUNDS = 2**20, 128, 11  # bytes a message, messages a turn
 MESSAGES = 20_000  # through a queue between threads

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from utils.core import bench
-from utils.threads.condition import Condition
-from utils.threads.mutex import Mutex
-from utils.threads.rendezvous import Barrier, Event
-from utils.threads.semaphore import BoundedSemaphore, Semaphore
+from utils.threads.primitives.condition import Condition
+from utils.threads.primitives.mutex import Mutex
+from utils.threads.primitives.rendezvous import Barrier, Event
+from utils.threads.primitives.semaphore import BoundedSemaphore, Semaphore
 
 CALLS, TURNS, REPEATS = 50_000, 5_000, 9
 DEADLINE = 60  # seconds

@@ -10,11 +10,11 @@ import pytest
 
 from utils.threads import bugs, classics, schedules
 from utils.threads.bugs import Pair
-from utils.threads.condition import Condition
-from utils.threads.deadlock import Deadlock
-from utils.threads.mutex import Mutex
-from utils.threads.rendezvous import Barrier, Event
-from utils.threads.semaphore import Semaphore
+from utils.threads.primitives.condition import Condition
+from utils.threads.primitives.deadlock import Deadlock
+from utils.threads.primitives.mutex import Mutex
+from utils.threads.primitives.rendezvous import Barrier, Event
+from utils.threads.primitives.semaphore import Semaphore
 
 PAIRS = (*bugs.PAIRS, *classics.PAIRS)
 # A Mutex tries before it waits, which doubles the places to switch: with the other primitives these

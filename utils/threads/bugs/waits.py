@@ -11,8 +11,8 @@ import threading
 
 from utils.threads import schedules
 from utils.threads.bugs.pair import Pair, together
-from utils.threads.condition import Condition
-from utils.threads.semaphore import Semaphore
+from utils.threads.primitives.condition import Condition
+from utils.threads.primitives.semaphore import Semaphore
 
 
 def wakeup_wrong() -> None:

@@ -25,8 +25,8 @@ from utils.core.experiment import Range, experiment, gather
 from utils.core.trace import Recorder, Trace, now
 from utils.core.workers import crew
 from utils.threads.bugs.pair import Pair, together
-from utils.threads.condition import Condition
-from utils.threads.semaphore import Semaphore
+from utils.threads.primitives.condition import Condition
+from utils.threads.primitives.semaphore import Semaphore
 
 CUSTOMERS = 150
 DEADLINE = 20.0  # seconds for anything that blocks

@@ -21,7 +21,7 @@ from utils.core.experiment import Range, experiment, gather
 from utils.core.trace import Recorder, Trace, now
 from utils.core.workers import crew, lanes
 from utils.threads.bugs.pair import Pair, together
-from utils.threads.semaphore import Semaphore
+from utils.threads.primitives.semaphore import Semaphore
 
 ITEMS = 36  # divides by every number of producers and consumers, 1 to 4
 DEADLINE = 20.0  # seconds for anything that blocks

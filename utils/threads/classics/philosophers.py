@@ -27,9 +27,9 @@ from utils.core.experiment import Range, experiment, gather
 from utils.core.trace import Recorder, Trace, now
 from utils.core.workers import crew, lanes
 from utils.threads.bugs.pair import Pair, together
-from utils.threads.deadlock import Deadlock
-from utils.threads.mutex import Mutex
-from utils.threads.semaphore import Semaphore
+from utils.threads.primitives.deadlock import Deadlock
+from utils.threads.primitives.mutex import Mutex
+from utils.threads.primitives.semaphore import Semaphore
 
 Strategy = Literal["naive", "ordered", "waiter", "try and back off"]
 THINK, REACH, EAT = 0.004, 0.002, 0.008  # seconds; REACH lies between the two forks

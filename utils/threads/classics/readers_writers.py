@@ -26,7 +26,7 @@ from utils.core.experiment import Range, experiment, gather
 from utils.core.trace import Recorder, Trace
 from utils.core.workers import crew, lanes
 from utils.threads.bugs.pair import Pair, together
-from utils.threads.rwlock import Preference, RWLock
+from utils.threads.primitives.rwlock import Preference, RWLock
 
 READS, WRITES = 20, 5  # each
 READ, WRITE = 0.007, 0.004  # seconds

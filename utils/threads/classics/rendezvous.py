@@ -9,7 +9,7 @@ Source: A. Downey, "The Little Book of Semaphores", section 3.3.
 from __future__ import annotations
 
 from utils.threads.bugs.pair import Pair, together
-from utils.threads.semaphore import Semaphore
+from utils.threads.primitives.semaphore import Semaphore
 
 
 def wrong() -> None:

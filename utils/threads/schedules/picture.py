@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from utils.core import plots
-from utils.threads.deadlock import Wait, draw_waits
+from utils.threads.primitives.deadlock import Wait
+from utils.threads.primitives.wait_graph import draw_waits
 from utils.threads.schedules.inspection import cycle
 from utils.threads.schedules.report import Found, Line, Report
 

@@ -259,7 +259,7 @@ _STANDINS: dict[int, Callable[..., Any]] = {
 
 
 # The explorer itself; and the wait-for graph, which watches mutexes and has a real lock of its own.
-_NOT_EXPLORED = (__package__, "utils.threads.deadlock")
+_NOT_EXPLORED = (__package__, "utils.threads.primitives.deadlock")
 
 
 def followed() -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Section 2.1: threads as the system and Python see them."""
