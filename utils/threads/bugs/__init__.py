@@ -6,10 +6,10 @@ be found, every right one proved, on `threading`'s primitives and on ours.
 
 from utils.threads.bugs.checks import CHECKS
 from utils.threads.bugs.deadlocks import DEADLOCKS
-from utils.threads.bugs.pair import Pair
+from utils.threads.bugs.pair import Pair, together
 from utils.threads.bugs.updates import UPDATES
 from utils.threads.bugs.waits import WAITS
 
-__all__ = ["PAIRS", "Pair"]
+__all__ = ["PAIRS", "Pair", "together"]
 
 PAIRS: tuple[Pair, ...] = (*UPDATES, *CHECKS, *WAITS, *DEADLOCKS)
