@@ -1,4 +1,4 @@
-"""Chapter 1 as a person meets it: run, move a slider, cancel a run, and see the picture change."""
+"""The chapters as a person meets them: run, move a slider, cancel, break a program by hand."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHAPTER = "chapters/01_overview.ipynb"
+OVERVIEW, THREADS = "chapters/01_overview.ipynb", "chapters/02_threads.ipynb"
 MINUTES = 60
 
 
-@pytest.fixture(scope="module")
-def index() -> dict[str, int]:
-    """Where each cell stands, by its id."""
-    cells = nbformat.read(ROOT / CHAPTER, as_version=4).cells
+def places(chapter: str) -> dict[str, int]:
+    """Where each cell of a chapter stands, by its id."""
+    cells = nbformat.read(ROOT / chapter, as_version=4).cells
     return {cell.id: number for number, cell in enumerate(cells)}
 
 
 @pytest.mark.timeout(10 * MINUTES)
-def test_chapter_1_runs_and_answers_to_its_sliders(lab, index: dict[str, int]) -> None:
-    book = lab.open_copy(CHAPTER)
+def test_chapter_1_runs_and_answers_to_its_sliders(lab) -> None:
+    index = places(OVERVIEW)
+    book = lab.open_copy(OVERVIEW)
     book.run_all(timeout=5 * MINUTES)
     book.wait(lambda: _ran(book, index["score"]), "the last cell run", timeout=5 * MINUTES)
     assert not book.errors()
@@ -47,6 +47,64 @@ def test_chapter_1_runs_and_answers_to_its_sliders(lab, index: dict[str, int]) -
     book.slider("people asking", heavy).press("Home")  # one
     book.wait(lambda: book.picture(heavy) != first, "a new picture after cancelling")
     book.screenshot("chapter-1-asked")
+
+
+@pytest.mark.timeout(10 * MINUTES)
+def test_chapter_2_runs_and_lets_a_person_be_the_scheduler(lab) -> None:
+    index = places(THREADS)
+    book = lab.open_copy(THREADS)
+    book.run_all(timeout=5 * MINUTES)
+    book.wait(lambda: _ran(book, index["score"]), "the last cell run", timeout=5 * MINUTES)
+    assert not book.errors()
+
+    growth = book.cell(index["s224-growth"])
+    growth.scroll_into_view_if_needed()
+    first = book.picture(growth)
+    book.slider("additions each", growth).press("PageDown")
+    book.wait(lambda: book.picture(growth) != first, "a new picture of how schedules grow")
+    book.screenshot("chapter-2-growth")
+
+    board = book.cell(index["s224-hand"])
+    board.scroll_into_view_if_needed()
+    # Both begin and read; one writes; what is left is the other's, which writes over it.
+    for step in ("add 1: begin", "add 2: begin", "add 1: read count", "add 2: read count"):
+        book.button(step, board).click()
+    book.button("add 1: write count", board).click()
+    board.get_by_text("You broke it").wait_for()
+    book.screenshot("chapter-2-broken-by-hand")
+    schedule = board.get_by_placeholder("paste a schedule").input_value()
+    assert schedule.startswith("main:") and " add_1:1 " in schedule
+    book.button("Back", board).click()
+    book.button("add 1: write count", board).wait_for()
+    book.button("Start over", board).click()
+    book.button("add 1: begin", board).wait_for()
+    board.get_by_placeholder("paste a schedule").fill(schedule)
+    book.button("Load", board).click()
+    board.get_by_text("You broke it").wait_for()
+
+    program, verdict = index["s224-mend"], index["s224-mend-check"]
+    book.cell(verdict).scroll_into_view_if_needed()
+    book.cell(verdict).get_by_text("loaded 2 times").first.wait_for()
+    book.cell(program).locator(".cm-content").click()
+    book.page.keyboard.press("Control+a")
+    book.page.keyboard.insert_text(_MENDED)
+    book.page.keyboard.press("Control+Enter")
+    book.run_cell(verdict)
+    book.cell(verdict).get_by_text("no schedule with up to 2 preemptions fails").wait_for()
+
+
+_MENDED = """
+def cache():
+    pages, loads, lock = {}, [], threading.Lock()
+    def get():
+        with lock:
+            if "home" not in pages:
+                loads.append("home")
+                pages["home"] = "..."
+        return pages["home"]
+    together(get, get)
+    assert loads == ["home"], f"loaded {len(loads)} times"
+"""
 
 
 def _ran(book, number: int) -> bool:
