@@ -119,7 +119,7 @@ def waits(run: Execution, known: dict[int, str]) -> tuple[Wait, ...]:
 
 
 def cycle(found: tuple[Wait, ...]) -> tuple[Wait, ...]:
-    """The waits that form a cycle, or all if there is none (then a wake-up was lost)."""
+    """The waits that form a cycle; if none do, all but mere joins (then a wake-up was lost)."""
     next_ = {wait.waiter: wait for wait in found if wait.owner}
     for start in next_:
         path, at = [], start
@@ -128,7 +128,7 @@ def cycle(found: tuple[Wait, ...]) -> tuple[Wait, ...]:
             at = next_[at].owner
         if path and at == start:
             return tuple(path)
-    return found
+    return tuple(wait for wait in found if not wait.what.startswith("the end of ")) or found
 
 
 def label(on: Any, known: dict[int, str]) -> str:

@@ -17,8 +17,9 @@ from utils.threads.primitives.wait_graph import draw_waits
 from utils.threads.schedules.inspection import cycle
 from utils.threads.schedules.report import Found, Line, Report
 
-_ROWS = 36  # lines shown at most: the last ones, which are the interesting ones
-_INCH, _WRAP = 0.46, 3.05  # height of a row, width of a column, in inches
+_ROWS = 28  # lines shown at most: the last ones, which are the interesting ones
+_ROUNDS = 12  # of a livelock, which says the same again and again
+_INCH, _WRAP = 0.46, 3.2  # height of a row, width of a column, in inches
 
 
 def plot(report: Report | Found) -> plots.Picture:
@@ -28,7 +29,7 @@ def plot(report: Report | Found) -> plots.Picture:
         raise ValueError(f"nothing failed, so there is no schedule to draw: {report}")
     rows = interesting(found)
     threads = [name for name in found.threads if any(line.thread == name for line in rows)]
-    height = _INCH * (len(rows) + 2.4)
+    height = _INCH * (len(rows) + 2.5)
     graph = 2.6 if found.kind == "deadlock" else 0.0
     width = max(6.5, _WRAP * len(threads))
     if graph:
@@ -45,9 +46,9 @@ def plot(report: Report | Found) -> plots.Picture:
 
 def interesting(found: Found) -> list[Line]:
     """The lines from where a second thread comes into play, without the starts and joins."""
-    lines = list(found.lines)
+    lines, rows = list(found.lines), _ROUNDS if found.kind == "livelock" else _ROWS
     first = next((i for i, line in enumerate(lines) if line.thread != found.threads[0]), 0)
-    return [line for line in lines[first:] if not all(map(_is_frame, line.does))][-_ROWS:]
+    return [line for line in lines[first:] if not all(map(_is_frame, line.does))][-rows:]
 
 
 def _is_frame(what: str) -> bool:
@@ -70,11 +71,13 @@ def _lines(ax: Axes, found: Found, rows: list[Line], threads: list[str]) -> None
         if line.blocked:
             waiting[line.thread] = row
         _box(ax, columns[line.thread], row, line)
-    bottom = len(rows) + 0.45
-    message = textwrap.shorten(f"{found.kind}: {found.message}", 40 * max(2, len(threads)))
+    bottom = len(rows) + 0.5
+    message = textwrap.fill(
+        f"{found.kind}: {found.message}", 38 * max(2, len(threads)), max_lines=2, placeholder=" …"
+    )
     ax.text(0.0, bottom, message, color=plots.VERMILION, fontsize=10, weight="bold", va="center")
     ax.set_xlim(-0.02, len(threads))
-    ax.set_ylim(bottom + 0.4, -1.0)
+    ax.set_ylim(bottom + 0.5, -1.0)
     for name, column in columns.items():
         ax.text(column + 0.48, -0.55, name, ha="center", fontsize=11, weight="bold")
     ax.axis("off")
@@ -87,7 +90,7 @@ def _box(ax: Axes, column: int, row: int, line: Line) -> None:
     )
     box.set(facecolor="white", edgecolor=color, linewidth=1.2)
     ax.add_patch(box)
-    source = textwrap.shorten(line.source, 34, placeholder=" …")
+    source = textwrap.shorten(line.source, 31, placeholder=" …")
     ax.text(
         column + 0.04,
         row + 0.34,
