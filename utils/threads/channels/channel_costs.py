@@ -110,7 +110,7 @@ def _stream(there: FarEnd, channel: str, size: int, count: int) -> float:
     """Seconds a message, when `count` of them are sent one after the other."""
     message = bytes(size)
     start = time.perf_counter()
-    there.transfer(channel, message, count)
+    there.transfer(channel, [message] * count)
     return (time.perf_counter() - start) / count
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,14 +58,14 @@ class FarEnd:
         self._channels, self._control = channels, control
         self._answer()  # it is there
 
-    def transfer(self, name: str, message: bytes, count: int) -> None:
-        """Send `message` through the channel `name`, `count` times; return when all were taken."""
-        self._control.send((name, count))
+    def transfer(self, name: str, messages: Sequence[bytes]) -> None:
+        """Send `messages` through the channel `name`; return when all were taken."""
+        self._control.send((name, len(messages)))
         send = self._channels[name].send
-        for _ in range(count):
+        for message in messages:
             send(message)
-        if (size := self._answer()) != count * len(message):
-            raise AssertionError(f"{name}: {size} bytes of {count} × {len(message)} arrived")
+        if (size := self._answer()) != (sent := sum(map(len, messages))):
+            raise AssertionError(f"{name}: {size} of {sent} bytes arrived")
 
     def _answer(self) -> int:
         if not self._control.poll(DEADLINE):
