@@ -135,6 +135,20 @@ def slow_lock() -> None:
     assert len(got) == 2
 
 
+def behind_the_lock() -> None:
+    """A lock orders what comes before its release, and nothing that comes after it."""
+    count, lock = 0, Lock()
+
+    def add() -> None:
+        nonlocal count
+        with lock:
+            pass
+        count += 1
+
+    together(add, add)
+    assert count == 2
+
+
 def sleep_as_synchronisation() -> None:
     ready = False
 
@@ -159,6 +173,7 @@ def sleep_as_synchronisation() -> None:
         (changed_while_iterated, "exception"),
         (seen_half_way, "invariant"),
         (slow_lock, "assertion"),
+        (behind_the_lock, "assertion"),
         (sleep_as_synchronisation, "assertion"),
     ],
 )
@@ -328,6 +343,24 @@ def test_the_first_failure_needs_the_fewest_preemptions() -> None:
     assert schedules.check(two_preemptions_deep, preemptions=0, random=0).verdict == "proved"
     assert schedules.check(lost_update).failure.preemptions == 1
     assert schedules.check(two_preemptions_deep).failure.preemptions == 1
+
+
+def test_who_goes_on_after_a_join_is_a_free_choice() -> None:
+    def program() -> None:
+        ready = False
+
+        def prepare() -> None:
+            nonlocal ready
+            ready = True
+
+        first, second = Thread(target=int), Thread(target=prepare)
+        first.start()
+        second.start()
+        first.join()
+        assert not ready  # wrong if `second` runs as soon as `first` has ended
+        second.join()
+
+    assert schedules.check(program, preemptions=0, random=0).failure.preemptions == 0
 
 
 def test_a_deadlock_names_its_cycle() -> None:
