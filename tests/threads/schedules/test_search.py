@@ -2,6 +2,7 @@
 
 import _thread
 import itertools
+import os
 import queue
 import threading
 import time
@@ -83,6 +84,7 @@ def polite() -> None:
         while wants[1 - me]:
             wants[me] = False
             wants[me] = True
+            time.sleep(0)
         wants[me] = False
 
     together(lambda: enter(0), lambda: enter(1))
@@ -500,23 +502,78 @@ def test_a_daemon_does_not_keep_a_program_alive() -> None:
 
 # ── Limits ────────────────────────────────────────────────────────────────────────────────────
 
-outside = _thread.allocate_lock()
+outside, other_outside = _thread.allocate_lock(), _thread.RLock()
 
 
-def takes_a_lock_from_outside() -> None:
-    outside.acquire()
-    together(outside.acquire)
+def locks_from_outside() -> None:
+    def one() -> None:
+        with outside, other_outside:
+            pass
+
+    def other() -> None:
+        with other_outside:
+            outside.acquire()
+            outside.release()
+
+    together(one, other)
+
+
+def test_locks_from_outside_are_refused() -> None:
+    """They are real ones: nothing would ever be seen to happen while somebody holds them."""
+    report = schedules.check(locks_from_outside)
+    assert report.verdict == "inconclusive" and "not made while it ran" in report.reason
+    assert not outside.locked()
 
 
 def test_waiting_outside_its_control_is_inconclusive_and_leaves_the_rest_alone() -> None:
-    report = schedules.check(takes_a_lock_from_outside)
-    assert report.verdict == "inconclusive" and "outside the scheduler's control" in report.reason
-    assert schedules.check(locked_update).verdict == "proved"
-    outside.release()  # the stuck thread comes back, and ends
-    deadline = time.monotonic() + 10
-    while any(t.name in ("A", "ended") for t in threading.enumerate()):
-        assert time.monotonic() < deadline, threading.enumerate()
-        time.sleep(0.01)
+    reader, writer = os.pipe()
+    try:
+        report = schedules.check(lambda: together(lambda: os.read(reader, 1)))
+        assert report.verdict == "inconclusive" and "outside the scheduler's" in report.reason
+        assert schedules.check(locked_update).verdict == "proved"
+        os.write(writer, b"x")  # the stuck thread comes back, and ends
+        deadline = time.monotonic() + 10
+        while any(t.name in ("A", "ended") for t in threading.enumerate()):
+            assert time.monotonic() < deadline, threading.enumerate()
+            time.sleep(0.01)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_raw_thread_is_refused() -> None:
+    report = schedules.check(lambda: _thread.start_new_thread(int, ()))
+    assert report.verdict == "inconclusive" and "threading.Thread" in report.reason
+
+
+def test_a_long_loop_of_one_thread_is_no_livelock() -> None:
+    def program() -> None:
+        count = 0
+        for number in range(3_000):
+            count += [number][0]
+
+    report = schedules.check(program, operations=500)
+    assert report.verdict == "inconclusive" and "500 operations" in report.reason
+
+
+def test_who_spins_unfairly_is_given_up_the_turn() -> None:
+    """A thread that counts while it waits is no livelock: the other only has to get a turn."""
+
+    def program() -> None:
+        ready = False
+
+        def set_() -> None:
+            nonlocal ready
+            ready = True
+
+        def spin() -> None:
+            turns = 0
+            while not ready:
+                turns += 1
+
+        together(spin, set_)
+
+    assert schedules.check(program, operations=200, random=20).verdict == "proved"
 
 
 def test_a_program_that_depends_on_chance_is_inconclusive() -> None:
@@ -669,7 +726,7 @@ def test_one_who_will_not_end_is_put_to_sleep() -> None:
 
         together(stubborn)
 
-    assert schedules.check(program, operations=100).failure.kind == "livelock"
+    assert schedules.check(program, operations=100).verdict == "inconclusive"
     before = time.process_time()
     time.sleep(0.3)
     assert time.process_time() - before < 0.25

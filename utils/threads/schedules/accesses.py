@@ -12,11 +12,10 @@ variable shared by nested functions), an *attribute*, the *items* of a container
 
 from __future__ import annotations
 
-import builtins
 import dis
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, Literal, NamedTuple
 
 Path = tuple[str, ...]
@@ -30,7 +29,8 @@ class Access(NamedTuple):
     name: str
     writes: bool = False
     path: Path | None = None  # of the receiver (a call: of what is called); None: not a plain name
-    argument: Path | None = None  # of a call's last argument, if that is a plain name
+    argument: Path | None = None  # of a call's only argument, if that is a plain name
+    constant: bool = False  # a call without arguments, or with only a constant
 
     def __str__(self) -> str:
         if self.kind == "loop":
@@ -46,7 +46,10 @@ _NAMES = {
     **dict.fromkeys(("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"), False),
     **dict.fromkeys(("STORE_DEREF", "DELETE_DEREF", "STORE_GLOBAL", "DELETE_GLOBAL"), True),
 }
-_ATTRIBUTES = {"LOAD_ATTR": False, "LOAD_METHOD": False, "STORE_ATTR": True, "DELETE_ATTR": True}
+_ATTRIBUTES = {
+    **dict.fromkeys(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"), False),
+    **dict.fromkeys(("STORE_ATTR", "DELETE_ATTR"), True),
+}
 _SUBSCRIPTS = {
     **dict.fromkeys(("BINARY_SUBSCR", "BINARY_SLICE"), False),
     **dict.fromkeys(("STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"), True),
@@ -57,22 +60,26 @@ _LOOKS = {"GET_ITER", "UNARY_NOT", "TO_BOOL", "UNPACK_SEQUENCE", "LIST_EXTEND", 
 _LOOKS |= {"DICT_UPDATE", "DICT_MERGE", "FORMAT_VALUE", "FORMAT_SIMPLE"}
 # An iteration with one of these changes something that is the thread's own.
 _CHANGES = ("STORE_", "DELETE_", "FOR_ITER", "LIST_", "YIELD", "SEND")
-_CONSTANT = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+# These look into something that need not have a name.
+_MATCHES = {"MATCH_SEQUENCE", "MATCH_MAPPING", "MATCH_KEYS", "GET_LEN"}
+_WITH = {"BEFORE_WITH", "LOAD_SPECIAL"}
 
 Span = tuple[tuple[int, int], tuple[int, int]]  # from (line, column) to (line, column)
 
 
-def table(code: types.CodeType, names: Mapping[str, Any]) -> dict[int, Access]:
-    """Accesses of `code` by offset; `names` are its globals, of which constants do not count."""
-    reader = _Reader(code, names)
+def table(code: types.CodeType, variables: Set[str]) -> dict[int, Access]:
+    """Accesses of `code` by offset; of its globals, those among `variables` are not constant."""
+    reader = _Reader(code, variables)
     accesses = {step.offset: reader.access(i) for i, step in enumerate(reader.steps)}
     return {offset: access for offset, access in accesses.items() if access is not None}
 
 
 def stored(code: types.CodeType) -> set[str]:
-    """Attributes that `code` assigns: those that nobody assigns are constants."""
-    steps = dis.get_instructions(code)
-    return {step.argval for step in steps if step.opname in ("STORE_ATTR", "DELETE_ATTR")}
+    """Attributes and globals that `code` assigns: those that nobody assigns are constants."""
+    return {step.argval for step in dis.get_instructions(code) if step.opname in _STORES}
+
+
+_STORES = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"}
 
 
 def functions(names: Mapping[str, Any]) -> Iterator[types.CodeType]:
@@ -101,9 +108,9 @@ def nested(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 class _Reader:
-    def __init__(self, code: types.CodeType, names: Mapping[str, Any]) -> None:
+    def __init__(self, code: types.CodeType, variables: Set[str]) -> None:
         self.steps = [s for s in dis.get_instructions(code) if s.opname not in ("PRECALL", "CACHE")]
-        self.names = names
+        self.variables = variables
         self.spans = [_span(step) for step in self.steps]
         self.paths: dict[Span, Path] = {}  # expressions that are names or attributes of names
         for index, (step, span) in enumerate(zip(self.steps, self.spans, strict=True)):
@@ -115,8 +122,7 @@ class _Reader:
         if op in _NAMES:
             return Access("name", step.argval, _NAMES[op])
         if op == "LOAD_GLOBAL":
-            known = self.names.get(step.argval, getattr(builtins, step.argval, None))
-            return None if isinstance(known, _CONSTANT) else Access("name", step.argval)
+            return Access("name", step.argval) if step.argval in self.variables else None
         if op in _ATTRIBUTES:
             return Access("attribute", step.argval, _ATTRIBUTES[op], self._owner(index))
         if op in _SUBSCRIPTS or (op == "BINARY_OP" and step.argrepr == "[]"):
@@ -125,16 +131,38 @@ class _Reader:
             return self._call(index)
         if "JUMP" in op and "BACKWARD" in op:
             return self._loop(index)
-        path, writes = None, False
+        if op in _WITH:
+            path = self._before(index)
+            return Access("call", "__enter__", False, (*path, "__enter__") if path else None)
+        if op in _MATCHES:
+            return Access("items", "", False, self._before(index))
+        if op == "FOR_ITER":
+            return self._next(index)
+        if op == "BINARY_OP":
+            return self._operands(index)
+        path = None
         if op in _LOOKS or "JUMP" in op:
             path = self._before(index)
-        elif op == "FOR_ITER":
-            path = self._before(index - 1)
         elif op in ("CONTAINS_OP", "COMPARE_OP"):
             path = self._last(index) or (self._receiver(index) if op == "COMPARE_OP" else None)
-        elif op == "BINARY_OP" and step.argrepr.endswith("="):  # `items += [1]` changes the list
-            path, writes = self._receiver(index), True
+        return Access("items", "", False, path) if path else None
+
+    def _operands(self, index: int) -> Access | None:
+        """`items += [1]` changes the list, `items + others` reads both."""
+        writes = self.steps[index].argrepr.endswith("=")
+        left, right = self._receiver(index), self._last(index)
+        if left and right and not writes and left != right:
+            return Access("items", "", False, None, None)
+        path = left or (None if writes else right)
         return Access("items", "", writes, path) if path else None
+
+    def _next(self, index: int) -> Access | None:
+        """The next item of a container, or of an iterator over one; a range is nobody else's."""
+        path = self._before(index - 1)
+        made = self._call(index - 2) if self.steps[index - 2].opname in _CALLS else None
+        if path is None and made is not None and made.name == "range":
+            return None
+        return Access("items", "", False, path)
 
     def _call(self, index: int) -> Access | None:
         before = self.steps[index - 2 : index]
@@ -145,7 +173,12 @@ class _Reader:
             return Access("call", "")
         path, name = self.paths.get(self.spans[callee]), self.steps[callee].argval
         name = name if isinstance(name, str) else ""
-        return Access("call", name, False, path, self._last(index, inset=1))
+        step, last = self.steps[index], self.steps[index - 1]
+        single = step.opname == "CALL" and step.arg == 1
+        argument = self._last(index, inset=1) if single else None
+        nothing = step.opname == "CALL" and step.arg == 0
+        constant = nothing or (single and last.opname == "LOAD_CONST")
+        return Access("call", name, False, path, argument, constant)
 
     def _loop(self, index: int) -> Access:
         """A jump back: `writes` unless an iteration can only wait for what others do."""

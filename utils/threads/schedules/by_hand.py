@@ -134,7 +134,7 @@ class Hand:
 
     def _go(self, choose: Strategy, wanted: Sequence[str] = ()) -> Position:
         try:
-            run, failure = once(self.program, choose, *self._learnt, skips=False)
+            run, failure = once(self.program, lambda: choose, *self._learnt, skips=False)
             fits(run, wanted)
         except _Paused as paused:
             self.position = paused.position

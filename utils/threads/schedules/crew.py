@@ -51,28 +51,29 @@ class Crew:
 
     def __init__(self) -> None:
         self._idle: list[_Carrier] = []
-        self._all: list[_Carrier] = []
+        self._busy: list[_Carrier] = []
 
     def run(self, work: Callable[[], None], name: str) -> None:
         with outside():
-            if self._idle:
-                carrier = self._idle.pop()
-            else:
-                carrier = _Carrier(self._idle)
-                self._all.append(carrier)
+            carrier = self._idle.pop() if self._idle else _Carrier()
+            self._busy.append(carrier)
             carrier.take(work, name)
+
+    def rest(self) -> None:
+        """A run is over. (During it nobody gets another's thread, and its thread-local data.)"""
+        self._idle, self._busy = self._busy + self._idle, []
 
     def close(self) -> None:
         """End the threads. One that is stuck in the program ends when it comes back from there."""
-        for carrier in self._all:
+        carriers = [*self._idle, *self._busy]
+        for carrier in carriers:
             carrier.take(None, "ended")
-        for carrier in self._all:
+        for carrier in carriers:
             carrier.thread.join(timeout=0.5)
 
 
 class _Carrier:
-    def __init__(self, idle: list[_Carrier]) -> None:
-        self._idle = idle
+    def __init__(self) -> None:
         self._work: Callable[[], None] | None = None
         self._wake = allocate_lock()
         self._wake.acquire()
@@ -90,4 +91,3 @@ class _Carrier:
             if work is None:
                 return
             work()
-            self._idle.append(self)

@@ -26,8 +26,8 @@ from typing import Any
 from utils.threads.schedules.accesses import Access
 from utils.threads.schedules.crew import Crew, current, here
 from utils.threads.schedules.probe import Probe
-from utils.threads.schedules.races import Clock, Point, Races
-from utils.threads.schedules.resolve import shown, touched
+from utils.threads.schedules.races import Clock, Place, Point, Races
+from utils.threads.schedules.resolve import Foreign, shown, touched
 from utils.threads.schedules.tasks import (
     About,
     Decision,
@@ -38,6 +38,7 @@ from utils.threads.schedules.tasks import (
     Option,
     Step,
     Stopped,
+    Stuck,
     Task,
 )
 
@@ -69,6 +70,7 @@ class Execution:
         self.crew, self.probe = crew, probe
         self.points, self.limit = points, limit
         self.recording = False  # keep `steps`
+        self.fair = True  # beyond the limit everybody goes on in turn
         self.skips = True  # don't ask the same again before the task chosen has done something
         self.acted = True  # it has
         self.asked: list[Option] = []  # the last options
@@ -76,7 +78,6 @@ class Execution:
         self.tasks: list[Task] = []
         self.locks: list[Any] = []
         self.invariants: list[Callable[[], object]] = []
-        self.watched: set[str] = set()  # names that an invariant reads
         self.decisions: list[Decision] = []
         self.steps: list[Step] = []
         self.operations = 0
@@ -84,6 +85,7 @@ class Execution:
         self.unnamed = 0
         self.now = 0.0
         self.races = Races()
+        self.in_turn: set[int] = set()  # tasks that went on when there were too many operations
         self.raced: set[Point] = set()  # instructions found to need a point
         self.polled = False  # somebody looked whether a lock is free
         self.release_points = False
@@ -144,6 +146,8 @@ class Execution:
                     task.thread._ident = task.ident  # type: ignore[attr-defined]
                 with self.probe.watching():
                     work()
+                self.begin(task, About("end", None, None), point=self.release_points)
+                self.note(task, "end", matters=False)
         except (Stopped, SystemExit):
             pass
         except BaseException as error:
@@ -196,13 +200,26 @@ class Execution:
             return
         self.operations += 1
         if self.operations > self.limit:
-            self._fail(Failure("livelock", f"no end after {self.limit} operations"))
-            self.unwind(task)
+            self.in_turn.add(task.index)
+            point |= self.fair and isinstance(about.what, Access)
+            if self.operations > 2 * self.limit:
+                self._endless(task)
+        primitive = not isinstance(about.what, Access)
+        if primitive:
+            self._check_invariants(task)
         if point:
             self.point(task)
-        primitive = not isinstance(about.what, Access)
         self.acted |= point or primitive
         self.effects += primitive
+
+    def _endless(self, task: Task) -> None:
+        """Too many operations, the second half in turn: nobody was kept from going on."""
+        if len(self.in_turn) > 1:
+            self._fail(Failure("livelock", f"no end after {self.limit} operations"))
+        else:
+            text = f"{task.name} does more than {self.limit} operations: allow more, or fewer turns"
+            self.stop(Stuck(text))
+        self.unwind(task)
 
     def unwind(self, task: Task) -> None:
         """The run is over: end `task`, but let its `finally` blocks do their work undisturbed."""
@@ -251,8 +268,8 @@ class Execution:
 
     def point(self, task: Task) -> None:
         """Let the strategy choose who goes on; return when it is `task`'s turn again."""
-        self._check_invariants(task)
-        if self.acted or not self.skips or self._options() != self.asked:
+        tired = self.fair and self.operations > self.limit
+        if tired or self.acted or not self.skips or self._options() != self.asked:
             self._switch(task, self._choose(task))
 
     def block(self, task: Task, on: Any, timeout: float | None) -> bool:
@@ -270,6 +287,12 @@ class Execution:
         self.point(task)
         task.yielded = False
 
+    def sleep(self, task: Task) -> None:
+        """Let others go first, or not: how long a sleep lasts is nobody's promise."""
+        task.sleeps = True
+        self.yield_(task)
+        task.sleeps = False
+
     def _choose(self, task: Task) -> Task:
         joining = self._joining()
         if joining is not None:
@@ -284,14 +307,12 @@ class Execution:
         if len(options) > 1:
             free = task.yielded or self.gift or Option(task.index) not in options
             self.gift = False
-            try:
-                chosen = self.strategy(self, options, task.index, free)
-                if chosen not in options:
-                    raise Diverged
-            except Exception as error:
-                self.error, self.ending = error, True
-                self.unwind(task)
-            self.decisions.append(Decision(options, task.index, free, chosen))
+            reluctant = task.index if task.sleeps else None
+            if self.fair and self.operations > self.limit:
+                chosen = min(options, key=lambda o: (o.expires, o.task <= task.index, o.task))
+            else:
+                chosen = self._ask(task, options, free)
+                self.decisions.append(Decision(options, task.index, free, chosen, reluctant))
         other = self.tasks[chosen.task]
         other.expired = chosen.expires
         if chosen.expires:
@@ -301,6 +322,17 @@ class Execution:
                 each.yielded = False
         other.yielded = False
         return other
+
+    def _ask(self, task: Task, options: list[Option], free: bool) -> Option:
+        try:
+            chosen = self.strategy(self, options, task.index, free)
+            if chosen not in options:
+                raise Diverged
+        except Exception as error:
+            self.stop(error)
+            self.unwind(task)
+            return options[0]
+        return chosen
 
     def _joining(self) -> Task | None:
         """Who waited for the end of a task that has ended: it goes on at once, to its next point.
@@ -319,6 +351,7 @@ class Execution:
         timed = [t for t in alive if t.deadline is not None and not self._enabled(t)]
         if ready:  # a time-out may strike before anything else happens
             eager = [t for t in ready if not t.yielded] or ready
+            eager += [t for t in ready if t.sleeps and t not in eager]  # how long, nobody knows
             return [Option(t.index) for t in eager] + [Option(t.index, True) for t in timed]
         # Nothing else can happen: the clock jumps to the first time-out.
         return [Option(min(timed, key=lambda t: t.deadline or 0.0).index, True)] if timed else []
@@ -334,6 +367,8 @@ class Execution:
             self.unwind(task)
 
     def _check_invariants(self, task: Task) -> None:
+        if not self.invariants:
+            return
         self.checking = True
         try:
             held = all(invariant() for invariant in self.invariants)
@@ -362,14 +397,16 @@ class Execution:
         if access.kind == "loop":
             self._go_round(task, frame, where, access)
             return
-        place = touched(access, frame, self.probe.stored)
+        place = self._touched(task, frame, access)
         if place is None:
             return
         about = About(access, None, frame)
-        watched = self.watched and not self.watched.isdisjoint((access.name, *(access.path or ())))
+        if place.writes:
+            self._check_invariants(task)
+        watched = self.invariants and place.writes
         if self.points is None or where in self.points or watched:
             self.begin(task, about, point=True)
-            place = touched(access, frame, self.probe.stored) or place  # others may have moved it
+            place = self._touched(task, frame, access) or place  # others may have moved it
         else:
             self.begin(task, about)
         self.note(task, str(access), frame=frame, access=access)
@@ -377,11 +414,28 @@ class Execution:
         self.effects += place.writes
         self.raced |= self.races.visit(place, task.index, task.clock, where)
 
+    def _touched(self, task: Task, frame: types.FrameType, access: Access) -> Place | None:
+        try:
+            return touched(access, frame, self.probe.stored, self.probe.explored)
+        except Foreign:
+            if not self.ending:
+                self.stop(Stuck("it uses a lock that was not made while it ran: make it inside"))
+            self.unwind(task)
+            return None
+
+    def stop(self, error: Exception) -> None:
+        """End the run for a reason that is not the program's failure."""
+        self.error, self.ending = self.error or error, True
+
     def _go_round(self, task: Task, frame: types.FrameType, where: Point, access: Access) -> None:
         """A jump back. An iteration without effect would be the same again: others go first."""
         self.begin(task, About("loop", None, frame))
         if not access.writes and task.spins.get(where) == task.changes:
             self.note(task, "spin", frame=frame)
+            if self._options() == [Option(task.index)] and task.alone == self.effects:
+                self._fail(Failure("livelock", "it waits in a loop for what nobody will do"))
+                self.unwind(task)
+            task.alone = self.effects
             self.yield_(task)
         task.spins[where] = task.changes
 
@@ -392,16 +446,14 @@ class Execution:
 
 
 def always(condition: Callable[[], object]) -> None:
-    """Called inside a program: `condition()` must be true at every step of every schedule.
+    """Called inside a program: `condition()` must be true before every write of every schedule.
 
     It may look at a lock (`lock.locked()`), but not wait for one. Does nothing outside.
     """
     now = current()
     if now is not None:
         execution, _ = now
-        code = condition.__code__  # type: ignore[attr-defined]
         execution.invariants.append(condition)
-        execution.watched |= {*code.co_names, *code.co_freevars}
 
 
 def _said(error: BaseException) -> str:

@@ -22,41 +22,50 @@ MONITORING = sys.version_info >= (3, 12)
 _TOOL = 4  # one of the numbers that PEP 669 leaves free
 # Of `threading`, these are explored like the program; starting a thread is not its business.
 _PRIMITIVES = {"Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier", "_RLock"}
-_modules: dict[
-    int, dict[int, types.CodeType]
-] = {}  # a module's functions stay, a notebook's do not
 
 
 class Probe:
-    """The code that is explored: `home`, the program's names, and the modules of primitives."""
+    """The code that is explored: all that belongs to `home`, the program's module, and to those of
+    the primitives. `stored` are the attributes and globals that any of it assigns."""
 
     def __init__(self, program: Callable[[], object], followed: list[dict[str, Any]]) -> None:
         self.home: dict[str, Any] = program.__globals__  # type: ignore[attr-defined]
-        self._names: dict[int, dict[str, Any]] = {}
-        self._codes: dict[int, types.CodeType] = {}
-        self._tables: dict[int, dict[int, Access]] = {}
-        for names in followed:
-            if id(names) not in _modules:
-                _modules[id(names)] = {id(code): code for code in functions(names)}
-            self._follow(_modules[id(names)], names)
-        own = [*functions(self.home), *nested(program.__code__)]  # type: ignore[attr-defined]
-        self._follow({id(code): code for code in own}, self.home)
-        self.stored: set[str] = set().union(*map(stored, self._codes.values()))
+        self._followed = {id(names): names for names in (self.home, *followed)}
+        self._tables: dict[int, tuple[types.CodeType, dict[int, Access]]] = {}
+        self.stored: set[str] = set()
+        self.grown = False  # code was met that the search did not know of before
+        known = [code for names in followed for code in functions(names)]
+        known += [*functions(self.home), *nested(program.__code__)]  # type: ignore[attr-defined]
+        self._known = {id(code): code for code in known if not self._excluded(code)}
+        for code in self._known.values():
+            self.stored |= stored(code)
 
-    def _follow(self, codes: dict[int, types.CodeType], names: dict[str, Any]) -> None:
-        for key, code in codes.items():
-            if names is vars(threading) and code.co_qualname.split(".")[0] not in _PRIMITIVES:
-                continue
-            self._codes[key], self._names[key] = code, names
+    @staticmethod
+    def _excluded(code: types.CodeType) -> bool:
+        if code.co_filename != threading.__file__:
+            return False
+        return code.co_qualname.split(".")[0] not in _PRIMITIVES
+
+    def explored(self, code: types.CodeType) -> bool:
+        return id(code) in self._known
+
+    def meet(self, code: types.CodeType, names: dict[str, Any]) -> bool:
+        """Is this code to be explored? If it is new, the search has to begin again."""
+        if id(code) in self._known:
+            return True
+        if id(names) not in self._followed or self._excluded(code):
+            return False
+        self._known[id(code)] = code
+        self.stored |= stored(code)
+        self._tables.clear()  # they were made with fewer variables
+        self.grown = True
+        return True
 
     def accesses(self, code: types.CodeType) -> dict[int, Access]:
-        """Where `code` is to be stopped; nowhere if it is not explored."""
-        key = id(code)
-        if key not in self._codes:
-            return {}
-        if key not in self._tables:
-            self._tables[key] = table(code, self._names[key])
-        return self._tables[key]
+        """Where `code` is to be stopped."""
+        if id(code) not in self._tables:
+            self._tables[id(code)] = (code, table(code, self.stored))
+        return self._tables[id(code)][1]
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -65,20 +74,31 @@ class Probe:
             yield
             return
         events = sys.monitoring.events
+        callbacks = {
+            events.PY_START: self._at_start,
+            events.INSTRUCTION: self._at_instruction,
+            events.PY_RETURN: self._at_return,
+        }
         sys.monitoring.use_tool_id(_TOOL, "schedules")
         try:
-            sys.monitoring.register_callback(_TOOL, events.INSTRUCTION, self._at_instruction)
-            sys.monitoring.register_callback(_TOOL, events.PY_RETURN, self._at_return)
-            for code in self._codes.values():
-                wanted = events.INSTRUCTION | events.PY_RETURN
-                sys.monitoring.set_local_events(_TOOL, code, wanted)
+            for event, callback in callbacks.items():
+                sys.monitoring.register_callback(_TOOL, event, callback)
+            for code in self._known.values():
+                self._watch(code)
+            sys.monitoring.set_events(_TOOL, events.PY_START)
             yield
         finally:
-            for code in self._codes.values():
+            sys.monitoring.set_events(_TOOL, 0)
+            for code in self._known.values():
                 sys.monitoring.set_local_events(_TOOL, code, 0)
-            for event in (events.INSTRUCTION, events.PY_RETURN):
+            for event in callbacks:
                 sys.monitoring.register_callback(_TOOL, event, None)
             sys.monitoring.free_tool_id(_TOOL)
+
+    @staticmethod
+    def _watch(code: types.CodeType) -> None:
+        events = sys.monitoring.events
+        sys.monitoring.set_local_events(_TOOL, code, events.INSTRUCTION | events.PY_RETURN)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -93,6 +113,13 @@ class Probe:
             sys.settrace(None)
 
     # ── sys.monitoring ────────────────────────────────────────────────────────────────────
+
+    def _at_start(self, code: types.CodeType, offset: int) -> Any:
+        if here.task is None:
+            return None
+        if id(code) not in self._known and self.meet(code, sys._getframe(1).f_globals):
+            self._watch(code)  # takes effect with the next call: the search begins again
+        return sys.monitoring.DISABLE
 
     def _at_instruction(self, code: types.CodeType, offset: int) -> None:
         execution = here.execution
@@ -110,8 +137,10 @@ class Probe:
     def _trace(self, frame: types.FrameType, event: str, arg: Any) -> Any:
         """Called when a function begins."""
         execution, code = here.execution, frame.f_code
+        if execution is None or execution.checking or not self.meet(code, frame.f_globals):
+            return None
         accesses = self.accesses(code)
-        if not accesses or execution is None or execution.checking:
+        if not accesses:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
 

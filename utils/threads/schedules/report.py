@@ -183,11 +183,14 @@ def _does(step: Step, known: dict[int, str]) -> str:
 def schedule_text(run: Execution) -> str:
     """Who took how many steps in a row."""
     runs = itertools.groupby(run.steps, lambda step: step.task)
-    return " ".join(f"{_token(run.tasks[task].name)}:{len(list(steps))}" for task, steps in runs)
+    return " ".join(f"{_token(run, task)}:{len(list(steps))}" for task, steps in runs)
 
 
-def _token(name: str) -> str:
-    return re.sub(r"[\s:]", "_", name)
+def _token(run: Execution, task: int) -> str:
+    """A thread's name without blanks, and with a number if an earlier one has the same."""
+    name = run.tasks[task].name
+    same = sum(other.name == name for other in run.tasks[:task])
+    return re.sub(r"[\s:]", "_", name) + (f"#{same + 1}" if same else "")
 
 
 def turns(schedule: str) -> list[str]:
@@ -213,7 +216,7 @@ def strategy_of(wanted: list[str]) -> Strategy:
         if at >= len(wanted):
             return default(options, current, free)
         for option in options:
-            if _token(run.tasks[option.task].name) == wanted[at]:
+            if _token(run, option.task) == wanted[at]:
                 return option
         raise _misfit(at, wanted[at])
 
@@ -223,7 +226,7 @@ def strategy_of(wanted: list[str]) -> Strategy:
 def fits(run: Execution, wanted: Sequence[str], start: int = 0) -> None:
     """ValueError if, from step `start` on, `run` went elsewhere where it had no choice."""
     for at, name in enumerate(wanted[start:], start):
-        if at >= len(run.steps) or _token(run.tasks[run.steps[at].task].name) != name:
+        if at >= len(run.steps) or _token(run, run.steps[at].task) != name:
             raise _misfit(at, name)
 
 

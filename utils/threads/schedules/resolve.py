@@ -6,11 +6,12 @@ called. What cannot be told is taken to be anything: one more place to switch at
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import collections
 import reprlib
 import types
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any
 
 from utils.threads.schedules.accesses import Access, Path
@@ -21,6 +22,17 @@ _CONTAINERS = (list, dict, set, bytearray, collections.deque)
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range, type)
 _IMMUTABLE += (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _DATA = (int, float, complex, str, bytes, bytearray, bool, type(None))
+_METHODS = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType)
+_METHODS += (types.WrapperDescriptorType, staticmethod, classmethod)
+_LOCKS = (type(_thread.allocate_lock()), _thread.RLock)
+_LOCKING = {"acquire", "release", "__enter__", "__exit__", "locked"}
+# Threads, the explorer's stand-ins, and bookkeeping that the program does not see.
+_OURS = (
+    "threading",
+    "utils.core.",
+    "utils.threads.schedules.",
+    "utils.threads.primitives.deadlock",
+)
 _READERS = {"copy", "count", "get", "index", "items", "keys", "values", "__contains__", "__len__"}
 _PURE = {"builtins", "math", "time", "_thread"}  # whose functions change no argument, but for
 _MUTATORS = frozenset({builtins.next, builtins.setattr, builtins.delattr, builtins.exec})
@@ -28,19 +40,33 @@ _MUTATORS = frozenset({builtins.next, builtins.setattr, builtins.delattr, builti
 _OWN_POINTS = {"acquire", "release", "wait", "wait_for", "notify", "notify_all", "start", "is_set"}
 
 
-def touched(access: Access, frame: types.FrameType, stored: Set[str]) -> Place | None:
-    """The place that `access` touches, or None if nobody else can see it. `stored`: attributes
-    that are assigned anywhere; others are constants."""
+class Foreign(Exception):
+    """The program uses a lock that is not under the scheduler's control."""
+
+
+def touched(
+    access: Access,
+    frame: types.FrameType,
+    stored: Set[str],
+    explored: Callable[[types.CodeType], bool],
+) -> Place | None:
+    """The place that `access` touches, or None if nobody else can see it.
+
+    `stored`: attributes that are assigned anywhere; others are constants. `explored`: is this code
+    watched itself? Foreign if it is a lock's method, and the lock a real one.
+    """
     if access.kind == "name":
         return Place(access.name, 0, access.writes)
     if access.kind == "attribute":
         if access.name not in stored:
             return None
         owner = _follow(access.path, frame)
+        if not access.writes and access.name not in getattr(owner, "__dict__", {access.name: 0}):
+            owner = _UNKNOWN  # it is the class's, or somebody's above it
         return Place(("attribute", access.name), _key(owner), access.writes)
     if access.kind == "items":
         return _items(_follow(access.path, frame), access.writes)
-    return _call(access, frame)
+    return _call(access, frame, explored)
 
 
 def shown(access: Access, frame: types.FrameType) -> str:
@@ -71,27 +97,33 @@ def _items(owner: object, writes: bool) -> Place | None:
     return Place("items", _key(owner), writes)
 
 
-def _call(access: Access, frame: types.FrameType) -> Place | None:
+def _call(
+    access: Access, frame: types.FrameType, explored: Callable[[types.CodeType], bool]
+) -> Place | None:
     path = access.path
     owner = _follow(path[:-1], frame) if path and len(path) > 1 else _UNKNOWN
     if isinstance(owner, _CONTAINERS):
         return _items(owner, access.name not in _READERS)
+    if isinstance(owner, _LOCKS) and access.name in _LOCKING:
+        raise Foreign
     target = _follow(path, frame)
     if target is _UNKNOWN:
         return None if access.name in _OWN_POINTS else Place("items", None, True)
     if isinstance(target, types.MethodType):
         target = target.__func__
-    if isinstance(target, types.FunctionType | staticmethod | classmethod | property):
-        return None  # Python code: its own instructions are looked at
+    if isinstance(target, staticmethod | classmethod):
+        target = target.__func__
+    if isinstance(target, types.FunctionType):  # if explored, its own instructions are looked at
+        ours = explored(target.__code__) or (target.__module__ or "").startswith(_OURS)
+        return None if ours else Place("items", None, True)
     reads_only = isinstance(target, type) or (
         isinstance(target, types.BuiltinFunctionType)
         and target.__module__ in _PURE
         and target not in _MUTATORS
     )
-    if reads_only or (owner is not _UNKNOWN and isinstance(owner, _IMMUTABLE)):
-        if access.argument is None:
-            return None
-        return _items(_follow(access.argument, frame), False)
+    plain = isinstance(owner, _IMMUTABLE) and not isinstance(owner, types.ModuleType | type)
+    if reads_only or (owner is not _UNKNOWN and plain):
+        return None if access.constant else _items(_follow(access.argument, frame), False)
     return Place("items", None, True)
 
 
@@ -121,6 +153,8 @@ def _peek(owner: Any, name: str) -> Any:
     for kind in type(owner).__mro__:
         if name in vars(kind):
             value = vars(kind)[name]
-            slot = isinstance(value, types.MemberDescriptorType)
-            return getattr(owner, name, _UNKNOWN) if slot else value
+            if isinstance(value, types.MemberDescriptorType):
+                return getattr(owner, name, _UNKNOWN)
+            computed = hasattr(type(value), "__get__") and not isinstance(value, _METHODS)
+            return _UNKNOWN if computed else value
     return _UNKNOWN

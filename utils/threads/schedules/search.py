@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TypedDict
 
 from utils.core.experiment import checkpoint
@@ -76,12 +77,14 @@ def check(
         ("operations", operations, 1),
         ("random", random, 0),
     ):
-        if not isinstance(value, int) or value < low:
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ValueError(f"{name}={value!r} is not allowed: give a whole number from {low}")
     if not seconds > 0:
         raise ValueError(f"seconds={seconds!r} is not allowed: give a positive number")
     if not callable(program) or not hasattr(program, "__globals__"):
         raise TypeError(f"program must be a Python function, got {program!r}")
+    if needed := [p.name for p in signature(program).parameters.values() if p.default is p.empty]:
+        raise TypeError(f"program must need no argument, but needs {', '.join(needed)}")
     search = _Search(program, preemptions, seconds, operations, None if not reduce else set())
     return search.report(random, seed)
 
@@ -97,30 +100,32 @@ class _Search:
     release_points: bool = False
     total: int = 0
     tried_randomly: int = 0
+    at_find: int = 0  # runs until the first failure
+    began: float = field(default_factory=time.monotonic)
     _learnt: bool = False  # something that calls for a new start
 
     def report(self, random: int, seed: int) -> Report:
-        self.began = time.monotonic()
         with explored(self.program) as self.ground:
             return self._search(random, seed)
 
     def _search(self, random: int, seed: int) -> Report:
-        failed, reason = None, ""
+        found, reason = None, ""
         try:
             failed = self._systematic() or self._random(random, seed)
+            found = self._explain(failed) if failed else None
         except TimeoutError:
             reason = f"{self.seconds:g} s were over"
         except (Diverged, Stuck) as error:
             reason = str(error)
         return Report(
             self.program,
-            "failed" if failed else "inconclusive" if reason else "proved",
+            "failed" if found else "inconclusive" if reason else "proved",
             reason,
             tuple(self.counts),
             self.tried_randomly,
-            self.total,
+            self.at_find or self.total,
             time.monotonic() - self.began,
-            self._explain(failed) if failed else None,
+            found,
         )
 
     def _explain(self, failed: Execution) -> Found | None:
@@ -129,7 +134,10 @@ class _Search:
         run = self.prepared(_follow(_prefix(failed)))
         recording = Recording(run)
         perform(run)
-        return recording.found()
+        found = recording.found()
+        if found is None or found.kind != failed.failure.kind:  # type: ignore[union-attr]
+            raise _diverged()
+        return found
 
     # ── Schedules with few preemptions ────────────────────────────────────────────────────
 
@@ -154,6 +162,10 @@ class _Search:
                 run = self.run(_follow(prefix))
                 self.counts[preemptions] += 1
                 if run.failure is not None:
+                    if self.ground["probe"].grown:  # not all of it was watched yet: see it again
+                        self._learn(run)
+                        self.at_find = 0
+                        return None
                     return self._shorter(run, prefixes)
                 if self._learn(run):
                     return None
@@ -168,10 +180,13 @@ class _Search:
         if (first.operations, _prefix(first)) != (second.operations, _prefix(second)):
             raise _diverged()
 
-    def _shorter(self, failed: Execution, prefixes: list[list[Option]]) -> Execution:
+    def _shorter(self, failed: Execution, prefixes: list[Prefix]) -> Execution:
         """Of the failures with as many preemptions, one with few switches and steps."""
         for prefix in prefixes[-_SHORTER:]:
-            run = self.run(_follow(prefix))
+            try:
+                run = self.run(_follow(prefix))
+            except TimeoutError:
+                break
             if run.failure is not None and _length(run) < _length(failed):
                 failed = run
         return failed
@@ -184,6 +199,8 @@ class _Search:
         self.points |= run.raced
         if run.polled and not self.release_points:
             self.release_points = new = True
+        if self.ground["probe"].grown:
+            self.ground["probe"].grown, new = False, True
         self._learnt |= new
         return new
 
@@ -212,6 +229,8 @@ class _Search:
             checkpoint(elapsed, self.seconds, f"{self.total} schedules")
         run = self.prepared(strategy)
         perform(run)
+        if run.failure is not None:
+            self.at_find = self.at_find or self.total
         return run
 
     def prepared(self, strategy: Strategy) -> Execution:
@@ -223,7 +242,6 @@ class _Search:
 def rehearse(program: Program, runs: int) -> tuple[set[Point], bool]:
     """Where switching matters, as `runs` random schedules show: instructions, and releases."""
     search = _Search(program, 0, 10.0, 3_000, set())
-    search.began = time.monotonic()
     source = randomness.Random(0)
     with explored(program) as search.ground:
         for _ in range(runs):
@@ -237,14 +255,14 @@ def replay(program: Program, schedule: str, *, operations: int = 3_000) -> Found
     ValueError if the text is no schedule of this program.
     """
     wanted = turns(schedule)
-    run, found = once(program, strategy_of(wanted), None, True, operations)
+    run, found = once(program, lambda: strategy_of(wanted), None, True, operations)
     fits(run, wanted)
     return found
 
 
 def once(
     program: Program,
-    strategy: Strategy,
+    strategy: Callable[[], Strategy],
     points: set[Point] | None,
     release_points: bool,
     operations: int = 3_000,
@@ -252,11 +270,18 @@ def once(
 ) -> tuple[Execution, Found | None]:
     """One recorded run, and its failure; raises what the strategy raises."""
     with explored(program) as ground:
-        run = Execution(program, strategy, **ground, points=points, limit=operations)
-        run.release_points, run.skips = release_points, skips
-        recording = Recording(run)
-        perform(run)
-        return run, recording.found()
+        while True:
+            run = Execution(program, strategy(), **ground, points=points, limit=operations)
+            run.release_points, run.skips, run.fair = release_points, skips, False
+            recording = Recording(run)
+            try:
+                perform(run)
+            except Exception:
+                if not ground["probe"].grown:
+                    raise
+            if not ground["probe"].grown:
+                return run, recording.found()
+            ground["probe"].grown = False  # code turned up that was not watched: once more
 
 
 @contextmanager
@@ -273,6 +298,13 @@ def explored(program: Program) -> Iterator[Ground]:
 
 def perform(run: Execution) -> None:
     """Carry `run` out to its end."""
+    try:
+        _perform(run)
+    finally:
+        run.crew.rest()
+
+
+def _perform(run: Execution) -> None:
     run.start()
     seen, since = -1, time.monotonic()
     while not run.done.acquire(timeout=0.05):

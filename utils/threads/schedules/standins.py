@@ -22,8 +22,9 @@ from typing import Any
 from utils.threads.schedules.crew import current, outside
 from utils.threads.schedules.execution import Execution
 from utils.threads.schedules.races import Clock
-from utils.threads.schedules.tasks import About, Joined, Task
+from utils.threads.schedules.tasks import About, Joined, Stuck, Task
 
+_TICK = 1e-3  # s
 _real_lock = _thread.allocate_lock
 _patching = threading.Lock()
 
@@ -41,10 +42,7 @@ class Lock:
         self.maker = sys._getframe(2).f_code.co_name  # a waiter's own lock is made in `wait`
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if not blocking and timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if blocking and timeout < 0 and timeout != -1:
-            raise ValueError("timeout value must be a non-negative number")
+        _check(blocking, timeout)
         execution, task = self._execution, _task(self._execution)
         if execution.ending:
             execution.unwind(task)
@@ -105,12 +103,23 @@ class Lock:
         self.release()
 
 
+def _check(blocking: bool, timeout: float) -> None:
+    """Refuse what the real lock refuses."""
+    if not blocking and timeout != -1:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if blocking and timeout < 0 and timeout != -1:
+        raise ValueError("timeout value must be a non-negative number")
+    if timeout > _thread.TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+
+
 class RLock(Lock):
     """`threading.RLock` under the scheduler: the owner may lock it again, others not unlock it."""
 
     _count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        _check(blocking, timeout)
         if self.owner is not _task(self._execution) and not super().acquire(blocking, timeout):
             return False
         self._count += 1
@@ -162,6 +171,15 @@ def _make_simple_queue() -> Any:
     return _queue.SimpleQueue() if current() is None else queue._PySimpleQueue()  # type: ignore
 
 
+def _start_new_thread(*args: Any, **kwargs: Any) -> Any:
+    here = current()
+    if here is None:
+        return _real_start_new_thread(*args, **kwargs)
+    execution, task = here
+    execution.stop(Stuck("it starts a thread without threading.Thread"))
+    execution.unwind(task)
+
+
 def _sleep(seconds: float) -> None:
     here = current()
     if here is None:
@@ -172,13 +190,16 @@ def _sleep(seconds: float) -> None:
     execution.begin(task, _about("sleep"))
     due = execution.now + seconds
     execution.note(task, "sleep")
-    execution.yield_(task)  # how long is nobody's promise: others may do anything meanwhile
+    execution.sleep(task)
     execution.now = max(execution.now, due)
 
 
 def _monotonic() -> float:
     here = current()
-    return _real_monotonic() if here is None else here[0].now
+    if here is None:
+        return _real_monotonic()
+    here[0].now += _TICK  # who waits by looking at the clock sees it go
+    return here[0].now
 
 
 def _init(thread: threading.Thread, *args: Any, **kwargs: Any) -> None:
@@ -237,11 +258,13 @@ def _is_alive(thread: threading.Thread) -> bool:
         return _real_is_alive(thread)
     execution, task = here
     if not execution.checking:
+        execution.polled = True
         execution.begin(task, _about(f"look at {thread.name}"), True)
         execution.note(task, f"look at {thread.name}")
     return not execution.by_thread[thread].finished
 
 
+_real_start_new_thread = _thread.start_new_thread
 _real_rlock = _thread.RLock
 _real_sleep, _real_monotonic = time.sleep, time.monotonic
 _real_init = threading.Thread.__init__
@@ -252,6 +275,7 @@ _STANDINS: dict[int, Callable[..., Any]] = {
     id(_thread.allocate_lock): _make_lock,
     id(threading.Lock): _make_lock,  # from 3.13 on a class, before the same function
     id(_thread.RLock): _make_rlock,
+    id(_thread.start_new_thread): _start_new_thread,
     id(_queue.SimpleQueue): _make_simple_queue,
     id(time.sleep): _sleep,
     id(time.monotonic): _monotonic,
@@ -279,7 +303,7 @@ def installed(home: dict[str, Any]) -> Iterator[None]:
         raise TimeoutError("another exploration is running")
     changed: list[tuple[dict[str, Any], str, Any, Any]] = []
     try:
-        for names in [*followed(), vars(time), home]:
+        for names in [*followed(), vars(time), vars(_thread), home]:
             for name, value in list(names.items()):
                 if (standin := _STANDINS.get(id(value))) is not None:
                     changed.append((names, name, value, standin))

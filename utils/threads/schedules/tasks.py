@@ -56,11 +56,14 @@ class Decision(NamedTuple):
     current: int
     free: bool
     chosen: Option
+    reluctant: int | None = None  # a task that sleeps: to wake it first is like a preemption
 
     def cost(self, option: Option) -> int:
         """1 if `option` is a preemption, or a time-out although something else could happen."""
         if option.expires:
             return int(not all(other.expires for other in self.options))
+        if option.task == self.reluctant:
+            return int(len(self.options) > 1)
         return int(option.task != self.current and not self.free)
 
 
@@ -98,7 +101,9 @@ class Task:
     deadline: float | None = None
     expired: bool = False
     yielded: bool = False  # lets others go first: it sleeps, or spins without effect
+    sleeps: bool = False
     changes: int = 0  # counts what it did; a loop that adds nothing only waits
+    alone: int = -1  # how much had been done by anybody when it last spun in vain
     spins: dict[Point, int] = field(default_factory=dict)
     unwinding: int = 0  # operations begun since the run was over
     about: About = About("begin", None, None)
