@@ -309,7 +309,7 @@ def _describe(control: Control, elapsed: float) -> tuple[float, str]:
     if progress.note:
         parts.insert(1, progress.note)
     if progress.total > 0:
-        parts.insert(1, f"{progress.done:g} of {progress.total:g}")
+        parts.insert(1, f"{progress.done:.3g} of {progress.total:g}")
         return min(1.0, progress.done / progress.total), " · ".join(parts)
     return elapsed % 2 / 2, " · ".join(parts)
 

@@ -177,7 +177,7 @@ def predict(
             value=(low + high) / 2,
             step=(high - low) / 100,
             description=unit,
-            readout_format=".3g",
+            readout_format=",.0f" if high >= 1000 else ".3g",
             style=wide,
             layout={"width": "340px"},
         )
@@ -210,7 +210,9 @@ def scorecard() -> Markdown:
 
 
 def _text(value: Answer, unit: str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g} {unit}".strip()
+    if isinstance(value, str):
+        return value
+    return (f"{value:,.0f} {unit}" if abs(value) >= 1000 else f"{value:.3g} {unit}").strip()
 
 
 def _mark(right: bool) -> str:

@@ -45,7 +45,7 @@ def wrong() -> None:
             asleep = nobody
         if nobody:
             with bell:
-                bell.wait()  # the customer may have rung just before
+                bell.wait()
 
     def customer() -> None:
         nonlocal waiting

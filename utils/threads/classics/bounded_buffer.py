@@ -35,7 +35,7 @@ def wrong() -> None:
     def put_two() -> None:
         for item in (1, 2):
             with mutex:
-                free.acquire()  # waits for a free slot, and locks out who would free it
+                free.acquire()
                 buffer.append(item)
             full.release()
 

@@ -20,6 +20,7 @@ from typing import Annotated
 from utils.core import machine, plots
 from utils.core.experiment import Range, experiment, gather
 from utils.core.workers import crew
+from utils.threads.life.switching import switch_interval
 
 Adder = Callable[["Counter", int], None]
 
@@ -72,13 +73,14 @@ class Counts:
 @experiment
 def count(
     threads: Annotated[int, Range(1, 8)] = 4,
-    additions: Annotated[int, Range(10_000, 100_000, 10_000, "additions a thread")] = 30_000,
+    additions: Annotated[int, Range(10_000, 100_000, 10_000, "additions a thread")] = 50_000,
 ) -> Counts:
     """Let `threads` add `additions` times each to one counter, in three ways."""
     arrived = {}
     for number, (name, adder) in enumerate(ADDERS.items()):
         counter = Counter()
-        with crew(threads) as pool:
+        # Turns far shorter than a thread's work: else one may be done before the next begins.
+        with crew(threads) as pool, switch_interval(1e-4):
             futures = [pool.submit(adder, counter, additions) for _ in range(threads)]
             gather(
                 futures, timeout=60, note=name, before=number * threads, total=len(ADDERS) * threads

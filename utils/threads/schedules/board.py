@@ -89,7 +89,7 @@ class Board:
         for number, text in enumerate(self._lines, self._first):
             here = [s.thread for s in position.threads if s.line == number]
             tags = "".join(_tag(name, threads[name]) for name in here)
-            shade = f"background:{plots.LIGHT}" if here else ""
+            shade = "background:var(--jp-layout-color2)" if here else ""
             rows.append(
                 f'<div style="white-space:pre;{shade}"><span style="display:inline-block;'
                 f'min-width:72px;text-align:right">{tags}</span>'

@@ -38,6 +38,7 @@ _PURE = {"builtins", "math", "time", "_thread"}  # whose functions change no arg
 _MUTATORS = frozenset({builtins.next, builtins.setattr, builtins.delattr, builtins.exec})
 # Methods of primitives: each stops at a point of its own. No container has one of this name.
 _OWN_POINTS = {"acquire", "release", "wait", "wait_for", "notify", "notify_all", "start", "is_set"}
+_OWN_POINTS |= {"__enter__", "__exit__"}
 
 
 class Foreign(Exception):
