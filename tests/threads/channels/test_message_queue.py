@@ -251,3 +251,14 @@ def test_the_schedule_explorer_finds_no_way_to_break_it() -> None:
         assert got == [0, 1]
 
     assert schedules.check(program, preemptions=1, seconds=60).verdict == "proved"
+
+
+@pytest.mark.parametrize("kind", [MessageQueue, queue.Queue])
+def test_a_negative_timeout_is_refused_even_if_there_is_no_need_to_wait(kind) -> None:
+    waiting = kind(2)
+    with pytest.raises(ValueError):
+        waiting.put("x", timeout=-1)
+    waiting.put("x")
+    with pytest.raises(ValueError):
+        waiting.get(timeout=-1)
+    assert waiting.get(False, -1) == "x"  # who does not wait has no use for it

@@ -75,6 +75,8 @@ class MessageQueue(Generic[T]):
         entry: Any = item
         if self._priority is not None:  # before the lock is taken: it may fail or take its time
             entry = index(self._priority(item)), next(self._numbers), item
+        if block and timeout is not None and self.maxsize:
+            self._check(timeout)
         with self._mutex:
             if 0 < self.maxsize <= len(self._messages):
                 self._wait(self._not_full, self._is_full, block, timeout, Full)
@@ -89,6 +91,8 @@ class MessageQueue(Generic[T]):
 
         Empty: none in time, or none now if not `block`. Closed: closed, and all were taken.
         """
+        if block and timeout is not None:
+            self._check(timeout)
         with self._mutex:
             if not self._messages:
                 self._wait(self._not_empty, self._is_empty, block, timeout, Empty)
@@ -107,8 +111,6 @@ class MessageQueue(Generic[T]):
         failure: type[Exception],
     ) -> None:
         """Wait until not `blocked()` or closed; `failure` if that takes too long."""
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout={timeout} is not allowed: give seconds, 0 or more, or None")
         deadline = None if timeout is None else monotonic() + timeout
         with trace.span("queue", f"until {condition.name}"):
             try:
@@ -120,6 +122,11 @@ class MessageQueue(Generic[T]):
             except BaseException:
                 condition.notify()  # we may have been woken for a message we don't take: pass it on
                 raise
+
+    @staticmethod
+    def _check(timeout: float) -> None:
+        if not timeout >= 0:  # nan too
+            raise ValueError(f"timeout={timeout} is not allowed: give seconds, 0 or more, or None")
 
     def _is_full(self) -> bool:
         return 0 < self.maxsize <= len(self._messages)
