@@ -5,6 +5,8 @@ import copy
 import functools
 import heapq
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import _threads_queues
 from threading import Lock, Thread
 
 import pytest
@@ -61,6 +63,25 @@ def formatted() -> None:
 
 def unpacked() -> None:
     torn_read(lambda items: (lambda *a: len(a))(*items))
+
+
+def unpacked_for_a_known_function() -> None:
+    def count(*items) -> int:
+        return len(items)
+
+    torn_read(lambda items: count(*items))
+
+
+def seen_through_a_view() -> None:
+    scores: dict = {}
+    values, seen = scores.values(), []
+
+    def write() -> None:
+        scores["a"] = 1
+        scores["b"] = -1
+
+    together(write, lambda: seen.append(sum(values)))
+    assert seen == [0]
 
 
 def copied() -> None:
@@ -254,6 +275,8 @@ WRONG = [
     joined,
     formatted,
     unpacked,
+    unpacked_for_a_known_function,
+    seen_through_a_view,
     copied,
     enumerated,
     nested_length,
@@ -289,6 +312,16 @@ def a_reader_changes_nothing() -> None:
 
     together(lambda: seen.append(x), write)
     assert x == 1
+
+
+def test_an_explored_pool_leaves_nothing_for_the_interpreters_end() -> None:
+    def program() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(int).result() == 0
+
+    schedules.check(program, preemptions=0, random=0, seconds=2)
+    names = {thread.name for thread in _threads_queues}
+    assert not any(name.startswith("ThreadPoolExecutor") for name in names)
 
 
 def thread_local_data_is_fresh() -> None:

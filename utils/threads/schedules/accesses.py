@@ -31,6 +31,7 @@ class Access(NamedTuple):
     path: Path | None = None  # of the receiver (a call: of what is called); None: not a plain name
     argument: Path | None = None  # of a call's only argument, if that is a plain name
     constant: bool = False  # a call without arguments, or with only a constant
+    star: bool = False  # a call that unpacks its arguments: f(*items)
 
     def __str__(self) -> str:
         if self.kind == "loop":
@@ -178,7 +179,8 @@ class _Reader:
         argument = self._last(index, inset=1) if single else None
         nothing = step.opname == "CALL" and step.arg == 0
         constant = nothing or (single and last.opname == "LOAD_CONST")
-        return Access("call", name, False, path, argument, constant)
+        star = step.opname == "CALL_FUNCTION_EX"
+        return Access("call", name, False, path, argument, constant, star)
 
     def _loop(self, index: int) -> Access:
         """A jump back: `writes` unless an iteration can only wait for what others do."""

@@ -95,6 +95,8 @@ def is_data(value: object) -> bool:
 def _items(owner: object, writes: bool) -> Place | None:
     if owner is not _UNKNOWN and isinstance(owner, _IMMUTABLE):
         return None
+    if type(owner).__module__ == "builtins" and not isinstance(owner, _CONTAINERS):
+        owner = _UNKNOWN  # a view or an iterator: of what, it does not tell
     return Place("items", _key(owner), writes)
 
 
@@ -116,7 +118,9 @@ def _call(
         target = target.__func__
     if isinstance(target, types.FunctionType):  # if explored, its own instructions are looked at
         ours = explored(target.__code__) or (target.__module__ or "").startswith(_OURS)
-        return None if ours else Place("items", None, True)
+        if ours:
+            return Place("items", None, False) if access.star else None
+        return Place("items", None, True)
     reads_only = isinstance(target, type) or (
         isinstance(target, types.BuiltinFunctionType)
         and target.__module__ in _PURE

@@ -12,6 +12,7 @@ program must therefore make all its state afresh and do the same under the same 
 from __future__ import annotations
 
 import random as randomness
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,8 +69,13 @@ def check(
     the reason, if `seconds` were over first, if a thread waits for something outside the
     scheduler's control, or if the program does not do the same twice.
 
-    One run may have `operations` steps; one that has more counts as a livelock. `reduce=False`
-    switches at every access, not only where threads race (for tests of the explorer).
+    What a proof takes for granted: a call into C, or into a module other than the program's,
+    `threading`, `queue` and this chapter's, is one step; attributes are not set by `setattr` or
+    through `__dict__`; threads share no generator; instructions take effect in order.
+
+    After `operations` steps of a run everybody goes on in turn, for as many again; if they do not
+    end then, it is a livelock (with only one thread left: inconclusive). `reduce=False` switches at
+    every access, not only where threads race (for tests of the explorer).
     Stops by `Cancelled` at a checkpoint, as every experiment.
     """
     for name, value, low in (
@@ -302,6 +308,10 @@ def perform(run: Execution) -> None:
         _perform(run)
     finally:
         run.crew.rest()
+        pools = sys.modules.get("concurrent.futures.thread")
+        for thread in run.by_thread:  # else the interpreter would wait for it at its end
+            if pools is not None:
+                pools._threads_queues.pop(thread, None)
 
 
 def _perform(run: Execution) -> None:
