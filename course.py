@@ -200,7 +200,8 @@ def exclusive(path: Path, waiting: str) -> Iterator[None]:
         line = Line()
         while not _try_lock(handle):
             handle.seek(0)
-            if pid := handle.read().strip():  # not yet there if the other locked it just now
+            pid = handle.read().strip()  # not yet there if the other locked it just now
+            if pid:
                 line.show(f"{waiting} (pid {pid}), waiting…")
             time.sleep(0.3 if pid else 0.01)
         handle.truncate(0)
