@@ -65,6 +65,8 @@ class Board:
             self._said.value = _banner(str(error), plots.ORANGE)
 
     def _show(self, position: Position) -> None:
+        # First of all: once the new buttons are there, a person may paste another schedule.
+        self.text.value = position.schedule
         threads = {standing.thread: index for index, standing in enumerate(position.threads)}
         self._view.value = (
             '<div style="display:flex;flex-wrap:wrap;gap:24px;line-height:1.35">'
@@ -81,7 +83,6 @@ class Board:
                 task = position.choices[number].task
                 button.style.button_color = _LANES[task % len(_LANES)] + "33"
         self.back.disabled = self.restart.disabled = not self.hand.steps
-        self.text.value = position.schedule
         self._said.value = _outcome(position)
 
     def _source(self, position: Position, threads: Mapping[str, int]) -> str:
