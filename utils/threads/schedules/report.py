@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import linecache
 import re
+import textwrap
 import traceback
 import types
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ class Report:
             needs = _plural(found.preemptions, "preemption")
             return (
                 f"{name} fails ({found.kind}: {found.message}) with {needs}, found in run "
-                f"{self.tried} after {self.seconds:.2f} s\nschedule: {found.schedule}"
+                f"{self.tried} after {self.seconds:.2f} s\nschedule: "
+                + textwrap.shorten(found.schedule, 200, placeholder=" …")
             )
         tried = " + ".join(map(str, self.counts))
         bound = _plural(len(self.counts) - 1, "preemption")

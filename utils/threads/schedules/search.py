@@ -56,7 +56,7 @@ def check(
     *,
     preemptions: int = 2,
     seconds: float = 10.0,
-    operations: int = 3_000,
+    operations: int = 1_500,
     random: int = 100,
     seed: int = 0,
     reduce: bool = True,
@@ -247,7 +247,7 @@ class _Search:
 
 def rehearse(program: Program, runs: int) -> tuple[set[Point], bool]:
     """Where switching matters, as `runs` random schedules show: instructions, and releases."""
-    search = _Search(program, 0, 10.0, 3_000, set())
+    search = _Search(program, 0, 10.0, 1_500, set())
     source = randomness.Random(0)
     with explored(program) as search.ground:
         for _ in range(runs):
@@ -255,7 +255,7 @@ def rehearse(program: Program, runs: int) -> tuple[set[Point], bool]:
     return search.points or set(), search.release_points
 
 
-def replay(program: Program, schedule: str, *, operations: int = 3_000) -> Found | None:
+def replay(program: Program, schedule: str, *, operations: int = 1_500) -> Found | None:
     """Run `program` once under `schedule` (the text of a failure); what fails, or None.
 
     ValueError if the text is no schedule of this program.
@@ -271,7 +271,7 @@ def once(
     strategy: Callable[[], Strategy],
     points: set[Point] | None,
     release_points: bool,
-    operations: int = 3_000,
+    operations: int = 1_500,
     skips: bool = True,
 ) -> tuple[Execution, Found | None]:
     """One recorded run, and its failure; raises what the strategy raises."""
