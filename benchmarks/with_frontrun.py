@@ -1,6 +1,6 @@
 """Run one program of a pair under frontrun: `python -m benchmarks.with_frontrun NAME wrong|right`.
 
-frontrun (https://pypi.org/project/frontrun/, tried: 0.7) explores a state, workers on it and an
+frontrun (tried: 0.7) explores a state, workers on it and an
 invariant at the end. Our programs are whole: they make their state, run threads, and assert. So the
 program runs in a thread of its own up to the point where it would start its threads; frontrun runs
 them; then the program goes on to its assertion. Needs a Python with frontrun and the course.

@@ -187,7 +187,6 @@ class Execution:
         self.done.release()
 
     def _go(self, task: Task) -> None:
-        task.started = True
         task.baton.release()
 
     # ── Points ────────────────────────────────────────────────────────────────────────────
@@ -446,7 +445,7 @@ class Execution:
 
 
 def always(condition: Callable[[], object]) -> None:
-    """Called inside a program: `condition()` must be true before every write of every schedule.
+    """Called inside a program: `condition()` must be true whenever something shared has changed.
 
     It may look at a lock (`lock.locked()`), but not wait for one. Does nothing outside.
     """

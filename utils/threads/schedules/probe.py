@@ -86,6 +86,7 @@ class Probe:
             for code in self._known.values():
                 self._watch(code)
             sys.monitoring.set_events(_TOOL, events.PY_START)
+            sys.monitoring.restart_events()  # an earlier exploration may have passed code over
             yield
         finally:
             sys.monitoring.set_events(_TOOL, 0)

@@ -1,7 +1,8 @@
 """What an instruction that is about to run will touch: the object, found without running anything.
 
 A path like ("self", "_items") is followed through variables and attributes; properties are not
-called. What cannot be told is taken to be anything: one more place to switch at, never one fewer.
+called. What cannot be told is taken to be anything, which costs schedules but loses none; what is
+not looked into at all, `search.check` names.
 """
 
 from __future__ import annotations

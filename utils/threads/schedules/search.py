@@ -38,6 +38,7 @@ from utils.threads.schedules.standins import followed, installed
 from utils.threads.schedules.tasks import Diverged, Option, Stuck
 
 _PATIENCE = 2.0  # s that a thread may be away before it counts as stuck
+_OPERATIONS = 1_500  # steps of a run before everybody goes on in turn
 _SHORTER = 60  # schedules tried after the first failure, in search of a shorter one
 
 Program = Callable[[], object]
@@ -56,7 +57,7 @@ def check(
     *,
     preemptions: int = 2,
     seconds: float = 10.0,
-    operations: int = 1_500,
+    operations: int = _OPERATIONS,
     random: int = 100,
     seed: int = 0,
     reduce: bool = True,
@@ -247,7 +248,7 @@ class _Search:
 
 def rehearse(program: Program, runs: int) -> tuple[set[Point], bool]:
     """Where switching matters, as `runs` random schedules show: instructions, and releases."""
-    search = _Search(program, 0, 10.0, 1_500, set())
+    search = _Search(program, 0, 10.0, _OPERATIONS, set())
     source = randomness.Random(0)
     with explored(program) as search.ground:
         for _ in range(runs):
@@ -255,7 +256,7 @@ def rehearse(program: Program, runs: int) -> tuple[set[Point], bool]:
     return search.points or set(), search.release_points
 
 
-def replay(program: Program, schedule: str, *, operations: int = 1_500) -> Found | None:
+def replay(program: Program, schedule: str, *, operations: int = _OPERATIONS) -> Found | None:
     """Run `program` once under `schedule` (the text of a failure); what fails, or None.
 
     ValueError if the text is no schedule of this program.
@@ -271,7 +272,7 @@ def once(
     strategy: Callable[[], Strategy],
     points: set[Point] | None,
     release_points: bool,
-    operations: int = 1_500,
+    operations: int = _OPERATIONS,
     skips: bool = True,
 ) -> tuple[Execution, Found | None]:
     """One recorded run, and its failure; raises what the strategy raises."""

@@ -95,7 +95,6 @@ class Task:
     clock: Clock
     baton: Any = field(default_factory=allocate_lock)
     ident: int = 0  # of the real thread it runs on
-    started: bool = False
     finished: bool = False
     waits_for: Any = None  # something with `free_for(task)` and `owner`; None: enabled
     deadline: float | None = None
