@@ -7,20 +7,13 @@ import threading
 import pytest
 
 from utils.threads import schedules
+from utils.threads.bugs import together
 from utils.threads.channels.message_queue import MessageQueue
 from utils.threads.primitives.condition import Condition
 from utils.threads.primitives.mutex import Mutex
 from utils.threads.primitives.rendezvous import Barrier, Event, Latch
 from utils.threads.primitives.rwlock import RWLock
 from utils.threads.primitives.semaphore import BoundedSemaphore, Semaphore
-
-
-def together(*works) -> None:
-    threads = [threading.Thread(target=work) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def mutex_excludes() -> None:

@@ -12,14 +12,7 @@ from threading import Lock, Thread
 import pytest
 
 from utils.threads import schedules
-
-
-def together(*works) -> None:
-    threads = [Thread(target=work) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+from utils.threads.bugs import together
 
 
 def pop_from_a_heap() -> None:

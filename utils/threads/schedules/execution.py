@@ -246,8 +246,7 @@ class Execution:
             return
         inner = frame or sys._getframe(2)
         at = self._home_frame(inner)
-        code = at.f_code
-        step = Step(task.index, what, on, code.co_filename, at.f_lineno, code.co_name)
+        step = Step(task.index, what, on, at.f_code.co_filename, at.f_lineno)
         step.access, step.blocked = access, blocked
         step.matters = matters and (access is None or at is inner)
         self._note_value(task)

@@ -42,7 +42,6 @@ class Step:
     on: Any
     file: str
     line: int
-    function: str
     value: str = ""  # of what was read or written
     access: Access | None = None  # None: an operation on a primitive or a thread
     matters: bool = True  # worth telling a reader
