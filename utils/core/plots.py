@@ -110,13 +110,16 @@ def timeline(
     rows = tuple(lanes if lanes is not None else trace.lanes)
     heights = {lane: row for row, lane in enumerate(rows)}
     origin = trace.start
-    for category in dict.fromkeys(span.category for span in trace.spans):
+    bars: dict[str, dict[str, list[tuple[float, float]]]] = {}  # by category, then by lane
+    for span in trace.spans:
+        lanes_of = bars.setdefault(span.category, {})
+        lanes_of.setdefault(span.lane, []).append(((span.start - origin) / 1e9, span.seconds))
+    for category, lanes_of in bars.items():
         for lane, row in heights.items():
-            spans = [s for s in trace.spans if s.category == category and s.lane == lane]
-            bars = [((s.start - origin) / 1e9, s.seconds) for s in spans]
-            edge = "white" if len(bars) <= 400 else "none"
+            spans = lanes_of.get(lane, [])
+            edge = "white" if len(spans) <= 400 else "none"
             ax.broken_barh(
-                bars, (row - 0.38, 0.76), facecolor=color(category), edgecolor=edge, linewidth=0.4
+                spans, (row - 0.38, 0.76), facecolor=color(category), edgecolor=edge, linewidth=0.4
             )
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.4, -0.6)

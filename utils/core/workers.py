@@ -1,16 +1,24 @@
-"""A crew of threads that all exist before the clock starts, and how many threads torch adds.
+"""A crew of threads or processes that all exist before the clock starts; and torch's own threads.
 
-`ThreadPoolExecutor` starts a thread only when a task finds nobody idle. That is thrifty, and wrong
-for a measurement: the first tasks would pay for the last threads.
+The library's executors start a worker only when a task finds nobody idle. That is thrifty, and wrong
+for a measurement: the first tasks would pay for the last workers.
 """
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.synchronize import Semaphore
+from typing import Any
+
+from utils.core.experiment import checkpoint
+
+READY_WITHIN = 60  # seconds, for processes that start
 
 
 @contextmanager
@@ -26,6 +34,42 @@ def crew(workers: int, noun: str = "worker") -> Iterator[ThreadPoolExecutor]:
         for meeting in [pool.submit(everyone.wait, 10) for _ in range(workers)]:
             meeting.result(timeout=10)
         yield pool
+
+
+@contextmanager
+def process_crew(
+    workers: int, prepare: Callable[..., object], *args: Any, before: int = 0, total: int = 0
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `workers` spawned processes, each of which has called `prepare(*args)`.
+
+    `before` and `total` place the wait for them in a longer run. BrokenProcessPool: one failed to
+    prepare or died. TimeoutError: not all were ready after `READY_WITHIN` seconds. The processes
+    have ended when the block has.
+    """
+    context = multiprocessing.get_context("spawn")
+    ready = context.Semaphore(0)
+    pool = ProcessPoolExecutor(workers, context, _get_ready, (ready, prepare, args))
+    try:
+        # With spawn, a task that finds nobody idle starts a worker.
+        started = [pool.submit(int) for _ in range(workers)]
+        deadline = time.monotonic() + READY_WITHIN
+        for count in range(workers):
+            note = f"{count} of {workers} processes ready"
+            while not ready.acquire(timeout=0.05):
+                checkpoint(before if total else None, total, note)
+                for future in started:
+                    if future.done():
+                        future.result()  # says why, if a process died or could not prepare
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{note} after {READY_WITHIN} s")
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _get_ready(ready: Semaphore, prepare: Callable[..., object], args: tuple[Any, ...]) -> None:
+    prepare(*args)
+    ready.release()
 
 
 def lanes(workers: int, noun: str = "worker") -> list[str]:

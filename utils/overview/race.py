@@ -8,10 +8,9 @@ eight tasks done?
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
@@ -21,7 +20,7 @@ from matplotlib.axes import Axes
 from utils.core import machine, plots
 from utils.core.experiment import Range, checkpoint, experiment, gather
 from utils.core.trace import Span, Trace, now
-from utils.core.workers import crew, intra_op
+from utils.core.workers import crew, intra_op, process_crew
 from utils.overview import work as jobs
 
 Kind = Literal["python", "waiting", "torch"]
@@ -128,21 +127,8 @@ def _threads(work: Kind, workers: int) -> Iterator[Run]:
 
 @contextmanager
 def _processes(work: Kind, workers: int) -> Iterator[Run]:
-    context = multiprocessing.get_context("spawn")
-    ready = context.Semaphore(0)
-    pool = ProcessPoolExecutor(workers, context, initializer=jobs.get_ready, initargs=(work, ready))
-    try:
-        for _ in range(workers):  # with spawn, a task that finds nobody idle starts a worker
-            pool.submit(int)
-        deadline = time.monotonic() + DEADLINE
-        for count in range(workers):
-            while not ready.acquire(timeout=0.05):
-                checkpoint(TASKS, 2 * TASKS, f"{count} of {workers} processes ready")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{count} of {workers} processes ready after {DEADLINE} s")
+    with process_crew(workers, jobs.prepare, work, before=TASKS, total=2 * TASKS) as pool:
         yield lambda names: _through(pool, work, names)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

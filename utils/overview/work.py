@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.synchronize import Semaphore
 
 from utils.core.trace import Span, now
 
@@ -50,12 +49,6 @@ def prepare(kind: str) -> None:
 
         torch_.set_num_threads(1)
         torch(repeats=1)
-
-
-def get_ready(kind: str, ready: Semaphore) -> None:
-    """What a worker process does first: prepare, then tell the one who waits."""
-    prepare(kind)
-    ready.release()
 
 
 def timed(kind: str, name: str, lane: str | None = None) -> Span:

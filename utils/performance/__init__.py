@@ -1,0 +1,1 @@
+"""Chapter 3: what threads cost, and how to spend them."""

@@ -1,0 +1,1 @@
+"""Section 3.4: how much faster more workers can be."""

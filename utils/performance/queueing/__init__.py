@@ -1,0 +1,1 @@
+"""Section 3.5: how long work waits for a worker."""

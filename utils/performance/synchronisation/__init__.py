@@ -1,0 +1,1 @@
+"""Section 3.2: what locks, conditions and semaphores cost, and when."""
