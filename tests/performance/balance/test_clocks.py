@@ -49,6 +49,15 @@ def test_visitors_of_a_shared_queue_wait_for_each_other() -> None:
     assert outcome.idle == pytest.approx(1 - 4 / (2 * 2.75))
 
 
+def test_waits_count_from_the_arrival_and_the_makespan_from_second_0() -> None:
+    tasks = [Task(0, 2, 2, arrival=1), Task(1, 1, 1, arrival=1.5, priority=0)]
+    outcome = simulate(SharedQueue(1), tasks)
+    assert outcome.makespan == pytest.approx(4)
+    assert outcome.waits() == pytest.approx([0, 1.5])
+    assert outcome.waits(priority=0) == pytest.approx([1.5])
+    assert outcome.busy == pytest.approx([3]) and outcome.idle == pytest.approx(0.25)
+
+
 def test_a_simulation_can_be_cancelled() -> None:
     control = Control()
     control.cancel()

@@ -1,0 +1,136 @@
+"""Too many threads: a pool of Python threads, each of which has torch threads of its own.
+
+A library that computes in parallel starts a team of threads for each thread that calls it. p Python
+threads with t torch threads each are p × t that want to run, on so many cores. With more than that,
+threads of one team wait for a member that has no core, and the system switches between them; with
+fewer, cores idle. Which split of the cores is best depends on the size of an operation: a small one
+is not worth dividing, and is so short that Python threads queue for the GIL between two of them.
+
+torch has two thread counts: `torch.set_num_threads` is the size of a team (intra-op), and that is
+the one meant here (PyTorch documentation, "torch.set_num_threads").
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Annotated
+
+import torch
+from matplotlib.patches import Rectangle
+
+from utils.core import machine, plots
+from utils.core.experiment import Range, checkpoint, current, experiment, gather
+from utils.core.workers import crew, intra_op
+from utils.performance.synchronisation.wakeups import switches
+
+COUNTS = tuple(sorted({1, 2, 4, min(16, machine.cores())}))  # threads of a kind
+ROWS = 64  # samples in a batch
+SECONDS = 0.06  # of one measurement
+ROUNDS = 3
+DEADLINE = 30.0  # seconds for anything that blocks
+
+Split = tuple[int, int]  # Python threads, torch threads of each
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One split: samples a second, and context switches for 1000 of them (None: not counted)."""
+
+    rate: float
+    switches: float | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All splits of `COUNTS` × `COUNTS`, for a layer of `size` × `size`."""
+
+    size: int
+    cores: int
+    cells: dict[Split, Cell]
+
+    @property
+    def best(self) -> Split:
+        """The split with the highest rate."""
+        return max(self.cells, key=lambda split: self.cells[split].rate)
+
+
+@experiment
+def split_cores(
+    size: Annotated[int, Range(64, 1024, 64, label="units of a layer")] = 512,
+) -> Grid:
+    """Run two layers of `size` units on batches, with every split, in turns."""
+    layers = torch.full((size, size), 1 / size)
+    splits = [(python, inside) for python in COUNTS for inside in COUNTS]
+    taken: dict[Split, list[Cell]] = {split: [] for split in splits}
+    for round_ in range(ROUNDS):
+        for done, (python, inside) in enumerate(splits):
+            note = f"{python} Python × {inside} torch threads"
+            checkpoint(round_ * len(splits) + done, ROUNDS * len(splits), note)
+            taken[python, inside].append(_measure(layers, python, inside))
+    return Grid(size, machine.cores(), {split: _median(cells) for split, cells in taken.items()})
+
+
+def _measure(layer: torch.Tensor, python: int, inside: int) -> Cell:
+    control = current()
+
+    def serve() -> int:
+        # A new thread takes over the number set last, but not before it asks for it, and a matrix
+        # product may come first: then it uses all cores. So each says so itself.
+        torch.set_num_threads(inside)
+        batch, count = torch.ones(ROWS, len(layer)), 0
+        end = time.perf_counter() + SECONDS
+        while time.perf_counter() < end and not control.cancelled:
+            torch.relu(batch @ layer) @ layer
+            count += ROWS
+        return count
+
+    with intra_op(inside), crew(python) as pool:
+        before, start = switches(), time.perf_counter()
+        samples = sum(gather([pool.submit(serve) for _ in range(python)], timeout=DEADLINE))
+        rate = samples / (time.perf_counter() - start)
+        after = switches()
+    if before is None or after is None:
+        return Cell(rate, None)
+    return Cell(rate, 1000 * (after - before) / max(1, samples))
+
+
+def _median(cells: list[Cell]) -> Cell:
+    counted = [cell.switches for cell in cells if cell.switches is not None]
+    return Cell(median(cell.rate for cell in cells), median(counted) if counted else None)
+
+
+def plot(result: Grid) -> plots.Picture:
+    """Rate and switches of every split; a frame around the best, a dot where p × t = cores."""
+    fig, axes = plots.figure(9, 3.6, cols=2, sharey=True)
+    cells, ticks = result.cells, range(len(COUNTS))
+    best = cells[result.best].rate
+    rates = [[cells[p, t].rate / best for t in COUNTS] for p in COUNTS]
+    counts = [[cells[p, t].switches or 0.0 for t in COUNTS] for p in COUNTS]
+    titles = (f"% of the best split's {best:,.0f} samples a second", "switches for 1000 samples")
+    for ax, values, title in zip(axes, (rates, counts), titles, strict=True):
+        share = ax is axes[0]
+        top = 1.0 if share else max(map(max, values)) or 1.0
+        ax.imshow(values, cmap="Blues" if share else "Oranges", vmin=0, vmax=1.4 * top)
+        for row, p in enumerate(COUNTS):
+            for column, t in enumerate(COUNTS):
+                value = values[row][column]
+                text = f"{100 * value:.0f}" if share else f"{value:,.{0 if value >= 100 else 1}f}"
+                if cells[p, t].switches is None and not share:
+                    text = "?"
+                text += " •" if p * t == result.cores else ""
+                ax.text(column, row, text, ha="center", va="center", fontsize=10)
+        ax.set_title(title, loc="left")
+        ax.grid(visible=False)
+        ax.set_xticks(ticks, COUNTS)
+        ax.set_xlabel("torch threads of each", fontsize=9)
+    axes[0].set_yticks(ticks, COUNTS)
+    axes[0].set_ylabel("Python threads", fontsize=9)
+    p, t = result.best
+    corner = COUNTS.index(t) - 0.48, COUNTS.index(p) - 0.48
+    axes[0].add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=plots.VERMILION, lw=3))
+    fig.supxlabel(
+        f"frame: the best split; •: as many threads as cores ({result.cores})", fontsize=9
+    )
+    return fig
