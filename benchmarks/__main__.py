@@ -7,7 +7,7 @@ import sys
 
 from utils.core import machine
 
-NAMES = ("recorder", "people", "primitives", "channels", "explorer")
+NAMES = ("recorder", "people", "primitives", "channels", "explorer", "pools", "balance")
 
 
 def main(names: list[str]) -> int:

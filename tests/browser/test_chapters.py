@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OVERVIEW, THREADS = "chapters/01_overview.ipynb", "chapters/02_threads.ipynb"
+PERFORMANCE = "chapters/03_performance.ipynb"
 MINUTES = 60
 
 
@@ -105,6 +106,32 @@ def cache():
     together(get, get)
     assert loads == ["home"], f"loaded {len(loads)} times"
 """
+
+
+@pytest.mark.timeout(10 * MINUTES)
+def test_chapter_3_runs_and_balances_load_by_slider(lab) -> None:
+    index = places(PERFORMANCE)
+    book = lab.open_copy(PERFORMANCE)
+    book.run_all(timeout=5 * MINUTES)
+    book.wait(lambda: _ran(book, index["score"]), "the last cell run", timeout=5 * MINUTES)
+    assert not book.errors()
+
+    policies = book.cell(index["s332-explore"])
+    policies.scroll_into_view_if_needed()
+    first = book.picture(policies)
+    policies.locator("select").nth(1).select_option("work stealing")
+    book.wait(lambda: book.picture(policies) != first, "the timeline of another policy")
+    second = book.picture(policies)
+    policies.locator("select").nth(2).select_option("1024")
+    book.wait(lambda: book.picture(policies) != second, "a thousand workers")
+    book.screenshot("chapter-3-a-thousand-workers")
+
+    real = book.cell(index["s333-explore"])
+    real.scroll_into_view_if_needed()
+    first = book.picture(real)
+    book.slider("workers", real).press("End")  # eight
+    book.wait(lambda: book.picture(real) != first, "real threads at work")
+    book.screenshot("chapter-3-two-clocks")
 
 
 def _ran(book, number: int) -> bool:

@@ -43,6 +43,14 @@ OUTLINE = {  # the finished chapters, and every item that each must cover
         *(f"S2.3.3-{letter}" for letter in "abcd"),
         *(f"E{number}" for number in range(4, 12)),
     ],
+    "03_performance": [
+        *(f"S3.1-{letter}" for letter in "abcdefg"),
+        *(f"S3.2-{letter}" for letter in "abcdefghi"),
+        *(f"S3.3-{letter}" for letter in "abcdefgh"),
+        "A3",
+        *(f"E{number}" for number in range(12, 20)),
+        "E23",
+    ],
 }
 
 

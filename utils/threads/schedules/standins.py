@@ -282,16 +282,17 @@ _STANDINS: dict[int, Callable[..., Any]] = {
 }
 
 
-# The explorer itself; and the wait-for graph, which watches mutexes and has a real lock of its own.
-_NOT_EXPLORED = (__package__, "utils.threads.primitives.deadlock")
+# The explorer itself; the wait-for graph, which watches mutexes and has a real lock of its own; and
+# what records, measures and draws.
+_NOT_EXPLORED = (__package__, "utils.threads.primitives.deadlock", "utils.core.")
 
 
 def followed() -> list[dict[str, Any]]:
-    """The namespaces of primitives: what is theirs is explored as the program itself is."""
+    """The namespaces of the course's primitives: explored as the program itself is."""
     ours = [
         vars(module)
         for name, module in sys.modules.items()
-        if name.startswith("utils.threads.") and not name.startswith(_NOT_EXPLORED)
+        if name.startswith("utils.") and not name.startswith(_NOT_EXPLORED)
     ]
     return [vars(threading), vars(queue), *ours]
 
