@@ -29,6 +29,6 @@ def figures() -> Iterator[str]:
             for which in ("virtual", "replayed")
         )
         yield (
-            f"{name}, 64 tasks of 10 ms, every eighth 20 times as long, 2 threads: {excess:.2f} × "
-            f"the bound; real ÷ virtual {planned:.2f}, replayed {replayed:.3f} (medians of {ROUNDS})"
+            f"{name}, 64 tasks, every eighth 20 times as long, 2 threads: {excess:.2f} × the "
+            f"bound; real ÷ virtual {planned:.2f}, replayed {replayed:.3f} (medians of {ROUNDS})"
         )

@@ -81,7 +81,9 @@ def lanes(workers: int, noun: str = "worker") -> list[str]:
 def intra_op(threads: int) -> Iterator[None]:
     """Let torch use `threads` threads inside one operation; the old number comes back after.
 
-    Threads started inside the block inherit it, so eight workers × four threads means 32.
+    A thread that is started inside the block takes the number over when it first asks for it: by
+    `torch.get_num_threads()`, or an operation that torch divides itself. A matrix product that comes
+    first may use all cores, for its library has not been told. Eight workers × four threads means 32.
     """
     import torch
 

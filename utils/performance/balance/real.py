@@ -16,7 +16,7 @@ from utils.core import machine
 from utils.core.experiment import checkpoint, gather
 from utils.core.trace import Recorder, now
 from utils.core.workers import crew, lanes, process_crew
-from utils.performance.balance import work
+from utils.performance import work
 from utils.performance.balance.outcome import Outcome
 from utils.performance.balance.policies import Policy
 from utils.performance.balance.tasks import Task

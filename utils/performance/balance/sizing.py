@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from utils.core import bench, machine, plots
 from utils.core.experiment import Range, checkpoint, experiment, gather
 from utils.core.workers import crew
-from utils.performance.balance import work
+from utils.performance import work
 from utils.threads.primitives.condition import Condition
 
 MOST = 4 * max(2, machine.cores())  # workers
