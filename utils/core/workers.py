@@ -1,7 +1,7 @@
 """A crew of threads or processes that all exist before the clock starts; and torch's own threads.
 
-The library's executors start a worker only when a task finds nobody idle. That is thrifty, and wrong
-for a measurement: the first tasks would pay for the last workers.
+The library's executors start a worker only when a task finds nobody idle. That is thrifty, and
+wrong for a measurement: the first tasks would pay for the last workers.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def intra_op(threads: int) -> Iterator[None]:
     """Let torch use `threads` threads inside one operation; the old number comes back after.
 
     A thread that is started inside the block takes the number over when it first asks for it: by
-    `torch.get_num_threads()`, or an operation that torch divides itself. A matrix product that comes
-    first may use all cores, for its library has not been told. Eight workers × four threads means 32.
+    `torch.get_num_threads()`, or an operation that torch divides itself. A matrix product that
+    comes first may use all cores, for its library has not been told. Eight workers × four threads
+    means 32.
     """
     import torch
 

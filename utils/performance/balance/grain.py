@@ -37,7 +37,7 @@ class Grain:
 @experiment
 def grain(
     workers: Annotated[int, Range(1, 8)] = machine.cores(),
-    microseconds: Annotated[float, Range(20, 200, 10, label="µs a task (mean)")] = 50,
+    microseconds: Annotated[float, Range(20, 200, 10, label="µs a task (mean)")] = 100,
 ) -> Grain:
     """2048 small tasks, each a little longer than the one before, by chunk size."""
     tasks = make_tasks("growing", TASKS, microseconds / 1e6)
