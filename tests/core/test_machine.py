@@ -1,8 +1,10 @@
 """Cores are what the container allows, not what it shows; what is changed is put back."""
 
 import os
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,32 @@ def test_importing_machine_needs_the_standard_library_only() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("cores", [1, 64])
+def test_every_module_can_be_imported_on_any_machine(cores: int) -> None:
+    """Defaults made from the number of cores lie within the ranges of their sliders."""
+    root = Path(__file__).parents[2]
+    names = [
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for path in sorted((root / "utils").rglob("*.py"))
+        if path.name != "__init__.py"
+    ]
+    code = (
+        "import importlib; from utils.core import machine; "
+        f"machine.cores = lambda: {cores}; [importlib.import_module(n) for n in {names!r}]"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_switches_are_counted_for_ended_threads_too() -> None:
+    before = machine.switches()
+    if before is None:
+        assert sys.platform == "win32"
+        return
+    sleeper = threading.Thread(target=lambda: [time.sleep(0.001) for _ in range(20)])
+    sleeper.start()
+    sleeper.join()
+    after = machine.switches()
+    assert after[0] - before[0] >= 20 and after[1] >= before[1]

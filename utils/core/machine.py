@@ -232,6 +232,19 @@ def _busy(before: tuple[float, ...], after: tuple[float, ...]) -> float:
     return min(1.0, max(0.0, 1 - waiting / total)) if total > 0 else 0.0
 
 
+def switches() -> tuple[int, int] | None:
+    """Voluntary and involuntary context switches of this process's threads so far, ended ones too.
+
+    None on Windows, which does not tell them apart (getrusage(2): ru_nvcsw, ru_nivcsw).
+    """
+    try:
+        import resource
+    except ImportError:
+        return None
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_nvcsw, usage.ru_nivcsw
+
+
 def cpu_seconds() -> float:
     """CPU seconds used so far by this process and its children, dead or alive."""
     import psutil

@@ -108,14 +108,13 @@ def timeline(
     several timelines can share one scale.
     """
     rows = tuple(lanes if lanes is not None else trace.lanes)
-    heights = {lane: row for row, lane in enumerate(rows)}
     origin = trace.start
     bars: dict[str, dict[str, list[tuple[float, float]]]] = {}  # by category, then by lane
     for span in trace.spans:
         lanes_of = bars.setdefault(span.category, {})
         lanes_of.setdefault(span.lane, []).append(((span.start - origin) / 1e9, span.seconds))
     for category, lanes_of in bars.items():
-        for lane, row in heights.items():
+        for row, lane in enumerate(rows):
             spans = lanes_of.get(lane, [])
             edge = "white" if len(spans) <= 400 else "none"
             ax.broken_barh(

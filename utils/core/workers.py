@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Semaphore
@@ -47,11 +48,13 @@ def process_crew(
     have ended when the block has.
     """
     context = multiprocessing.get_context("spawn")
-    ready = context.Semaphore(0)
-    pool = ProcessPoolExecutor(workers, context, _get_ready, (ready, prepare, args))
+    # With spawn, a task that finds nobody idle starts a worker. So nobody idles until all started.
+    ready, go = context.Semaphore(0), context.Semaphore(0)
+    pool = ProcessPoolExecutor(workers, context, _get_ready, (ready, go, prepare, args))
     try:
-        # With spawn, a task that finds nobody idle starts a worker.
         started = [pool.submit(int) for _ in range(workers)]
+        for _ in range(workers):
+            go.release()
         deadline = time.monotonic() + READY_WITHIN
         for count in range(workers):
             note = f"{count} of {workers} processes ready"
@@ -63,13 +66,44 @@ def process_crew(
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{note} after {READY_WITHIN} s")
         yield pool
+    except BaseException:  # Cancel, too: nobody waits for what such a process still does
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _get_ready(ready: Semaphore, prepare: Callable[..., object], args: tuple[Any, ...]) -> None:
+def _get_ready(
+    ready: Semaphore, go: Semaphore, prepare: Callable[..., object], args: tuple[Any, ...]
+) -> None:
     prepare(*args)
     ready.release()
+    go.acquire(timeout=READY_WITHIN)
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str], deadline: float) -> str:
+    """What `command` prints, in a process of its own, with checkpoints meanwhile.
+
+    RuntimeError with the last line of its errors if it fails; TimeoutError after `deadline` s.
+    Then, and if cancelled, the process is killed.
+    """
+    end, pipe = time.monotonic() + deadline, subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment, text=True) as child:
+        try:
+            while True:
+                checkpoint(0, note="in a process of its own")
+                try:
+                    output, errors = child.communicate(timeout=0.05)
+                    break
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > end:
+                        raise TimeoutError(f"a process took over {deadline} s") from None
+        finally:
+            child.kill()
+    if child.returncode != 0:
+        raise RuntimeError(errors.strip().rpartition("\n")[2] or f"exit code {child.returncode}")
+    return output
 
 
 def lanes(workers: int, noun: str = "worker") -> list[str]:

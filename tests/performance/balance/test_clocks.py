@@ -192,7 +192,7 @@ def test_the_comparison_draws_few_and_many_workers(workers) -> None:
 
 
 def test_skewed_tasks_show_what_stealing_is_worth() -> None:
-    outcomes = compare.compare("rhythm", workers=2, tasks_each=32).outcomes
+    outcomes = compare.compare("rhythm", workers=2, tasks_each=16).outcomes
     assert outcomes["round robin"].excess >= 1.5
     assert outcomes["work stealing"].excess <= 1.1
     assert outcomes["work stealing"].moves > 0

@@ -67,7 +67,7 @@ def test_each_python_thread_has_its_torch_threads(
 
 
 def test_where_nobody_counts_switches(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
-    monkeypatch.setattr(oversubscription, "switches", lambda: None)
+    monkeypatch.setattr(oversubscription.machine, "switches", lambda: None)
     result = split_cores(size=64)
     assert {cell.switches for cell in result.cells.values()} == {None}
     assert plots.png(oversubscription.plot(result)).startswith(b"\x89PNG")

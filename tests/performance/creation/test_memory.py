@@ -86,7 +86,7 @@ def test_a_cancelled_run_leaves_no_process(monkeypatch) -> None:
             started.append(self)
             control.cancel()
 
-    monkeypatch.setattr(memory.subprocess, "Popen", Noted)
+    monkeypatch.setattr(subprocess, "Popen", Noted)
     with controlled(control), pytest.raises(Cancelled):
         memory.wait()
     (process,) = started

@@ -99,15 +99,15 @@ def test_where_nobody_counts_the_picture_says_so(monkeypatch) -> None:
 
 
 def test_a_failing_partner_lets_the_other_go(monkeypatch) -> None:
-    """The other's read would wait forever; the pipes are closed first."""
-    pass_ = switches._pass
+    """The other's read would wait forever."""
+    read = os.read
 
-    def second_fails(inbox, outbox, serves, end) -> int:
-        if not serves:
+    def second_fails(descriptor: int, count: int) -> bytes:
+        if threading.current_thread().name == "worker 2":
             raise OSError("gone")
-        return pass_(inbox, outbox, serves, end)
+        return read(descriptor, count)
 
-    monkeypatch.setattr(switches, "_pass", second_fails)
+    monkeypatch.setattr(os, "read", second_fails)
     before, files = set(threading.enumerate()), descriptors()
     with pytest.raises(OSError, match="gone"):
         switches.count(milliseconds=40)

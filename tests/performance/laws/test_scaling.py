@@ -109,3 +109,18 @@ def test_a_cancelled_run_leaves_no_thread() -> None:
 def test_values_outside_the_sliders_are_refused() -> None:
     with pytest.raises(ValueError, match="serial=1"):
         scale(serial=1)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("barrier", [True, False])
+def test_a_worker_that_fails_lets_the_others_go(barrier: bool, monkeypatch) -> None:
+    """They stand at a barrier, and would wait for it until the deadline."""
+
+    def fail(seconds: float) -> None:
+        if threading.current_thread().name == "worker 2":
+            raise LookupError("gone")
+
+    monkeypatch.setattr(scaling.time, "sleep", fail)
+    with pytest.raises((LookupError, threading.BrokenBarrierError)):
+        scale(barrier=barrier)
+    assert not [t for t in threading.enumerate() if t.name.startswith("worker")]

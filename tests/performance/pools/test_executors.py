@@ -641,3 +641,24 @@ def test_a_future_is_begun_once(make) -> None:
     future.set_running_or_notify_cancel()
     with pytest.raises(RuntimeError, match="begun once"):
         future.set_running_or_notify_cancel()
+
+
+class Nothing(Exception):
+    """Falsy, and an exception all the same."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@every_pool
+def test_a_falsy_exception_is_one(make) -> None:
+    hold = threading.Event()
+
+    def fail() -> None:
+        raise Nothing
+
+    with make(2) as pool:
+        tasks = [pool.submit(hold.wait, 20), pool.submit(fail)]
+        done, _ = futures.wait(tasks, LIMIT, futures.FIRST_EXCEPTION)
+        assert not hold.is_set() and done == {tasks[1]}
+        hold.set()

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from utils.core import plots
+from utils.core import machine, plots
 from utils.core.experiment import Cancelled, Control, controlled
 from utils.performance.pools import backlog as backlog_module
 from utils.performance.pools import reuse as reuse_module
 from utils.performance.pools.backlog import TASKS, backlog
-from utils.performance.pools.reuse import reuse, voluntary_switches
+from utils.performance.pools.reuse import reuse
 
 
 @pytest.mark.parametrize(("task_us", "workers"), [(0, 1), (20, 4), (10, 16)])
@@ -20,12 +20,12 @@ def test_who_did_the_tasks(task_us: int, workers: int) -> None:
     assert 1 <= pool.threads <= workers
     for way in result.ways.values():
         assert way.rate == pytest.approx(reuse_module.TASKS / way.seconds)
-        assert (way.switches is None) == (voluntary_switches() is None)
+        assert (way.switches is None) == (machine.switches() is None)
     assert plots.png(reuse_module.plot(result)).startswith(b"\x89PNG")
 
 
 def test_where_switches_are_not_counted(monkeypatch) -> None:
-    monkeypatch.setattr(reuse_module, "resource", None)
+    monkeypatch.setattr(machine, "switches", lambda: None)
     result = reuse(task_us=0, workers=2)
     assert all(way.switches is None for way in result.ways.values())
     assert plots.png(reuse_module.plot(result)).startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from utils.performance.pools.future import Future
 from utils.performance.pools.thread_pool import ThreadPool
 from utils.performance.pools.work_stealing import WorkStealingPool
 from utils.threads.life.switching import switch_interval
@@ -75,3 +76,33 @@ def test_fork_and_join_in_many_workers_loses_nothing() -> None:
         sums = [pool.submit(total, pool, 0, 200) for _ in range(10)]
         assert [future.result(LIMIT) for future in sums] == [200 * 199 // 2] * 10
     assert not pool.pending()
+
+
+def test_who_helps_itself_makes_room_too() -> None:
+    """A worker that waits for a result runs the one task that was pending: there is room again."""
+    began, help_now, go_on = (threading.Event() for _ in range(3))
+    with WorkStealingPool(2, max_pending=1, submit_timeout=LIMIT) as pool:
+
+        def child() -> None:
+            began.set()
+            go_on.wait(LIMIT)
+
+        def parent() -> None:
+            stolen = pool.submit(child)
+            help_now.wait(LIMIT)
+            stolen.result(LIMIT)
+
+        waiting = pool.submit(parent)
+        assert began.wait(LIMIT)
+        pool.submit(int)  # pending: one worker is busy, the other about to wait
+        late: list[Future] = []
+        submitter = threading.Thread(target=lambda: late.append(pool.submit(int)))
+        submitter.start()
+        end = time.monotonic() + LIMIT
+        while not pool._room._waiters and time.monotonic() < end:
+            time.sleep(0.001)
+        help_now.set()
+        submitter.join(LIMIT / 3)  # at once; after `submit_timeout` it would look by itself
+        assert not submitter.is_alive()
+        go_on.set()
+        assert waiting.result(LIMIT) is None and late[0].result(LIMIT) == 0

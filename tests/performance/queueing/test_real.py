@@ -100,3 +100,16 @@ def test_the_experiment(
 def test_values_outside_the_sliders_are_refused() -> None:
     with pytest.raises(ValueError, match="busy=1"):
         wait(busy=1)
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_fails_ends_the_run() -> None:
+    """Not when all requests are sent: the last one is due in a week."""
+
+    def work(seconds: float) -> None:
+        raise LookupError("no such answer")
+
+    week = 7 * 24 * 3600 * SECOND
+    with pytest.raises(LookupError, match="no such answer"):
+        serve([Job(0, MS), Job(week, MS)], work=work)
+    assert left_behind() == []

@@ -8,17 +8,11 @@ import pytest
 from utils.core import plots
 from utils.core.experiment import Cancelled, Control, controlled
 from utils.core.workers import crew
-from utils.performance.synchronisation import wakeups
-from utils.performance.synchronisation.wakeups import (
-    ITEMS,
-    VARIANTS,
-    Buffer,
-    Counting,
-    Stalled,
-    Wake,
-    combine,
-    stampede,
-)
+from utils.performance.synchronisation import herd as herds
+from utils.performance.synchronisation import merged
+from utils.performance.synchronisation.herd import stampede
+from utils.performance.synchronisation.merged import ITEMS, VARIANTS, Buffer, Stalled, combine
+from utils.performance.synchronisation.wakeups import Counting, Wake
 from utils.threads.primitives.mutex import Mutex
 
 
@@ -42,7 +36,7 @@ def test_every_item_arrives_unless_all_sleep(producers: int, consumers: int, cap
         else:
             assert set(passing.received) == set(range(ITEMS))
         assert passing.useful + passing.futile == len(passing.wakes)
-    assert plots.png(wakeups.plot_combine(result)).startswith(b"\x89PNG")
+    assert plots.png(merged.plot_combine(result)).startswith(b"\x89PNG")
 
 
 def test_one_producer_and_one_consumer_never_wake_in_vain() -> None:
@@ -56,7 +50,7 @@ def test_one_producer_and_one_consumer_never_wake_in_vain() -> None:
     # The taker rings as well, for a producer; in a merged line consumers hear it, again in vain.
     [("one each, notify", 0, 0), ("merged, notify_all", 3, 6), ("merged, notify", 1, 1)],
 )
-def test_the_wake_ups_of_one_put_by_hand(variant: wakeups.Variant, least: int, most: int) -> None:
+def test_the_wake_ups_of_one_put_by_hand(variant: merged.Variant, least: int, most: int) -> None:
     """Four consumers sleep and one item comes: who wakes, and who in vain?"""
     buffer = Buffer(1, threads=5, variant=variant)
     conditions = {buffer._room, buffer._item}
@@ -88,13 +82,9 @@ def test_the_wake_ups_of_one_put_by_hand(variant: wakeups.Variant, least: int, m
 
 def test_a_lost_wake_up_stalls_and_is_released() -> None:
     """Two consumers wait; of two notifications in one line, a producer's may go to a consumer."""
-    stalled = []
-    for _ in range(30):
-        passing = combine(producers=4, consumers=4, capacity=1)[2]
-        if passing.stalled:
-            stalled.append(passing)
-            break
-    assert stalled, "30 runs, and the notification never went to the wrong one"
+    tries = (merged._pass_on("merged, notify", 4, 4, 1) for _ in range(30))
+    stalled = [next((passing for passing in tries if passing.stalled), None)]
+    assert stalled[0], "30 runs, and the notification never went to the wrong one"
     assert len(stalled[0].received) < ITEMS
     assert not [t for t in threading.enumerate() if t.name.startswith("worker")]
 
@@ -130,7 +120,7 @@ def test_a_herd_s_futile_wake_ups(waiters: int) -> None:
         assert sum(wake.useful for wake in herd.wakes) == waiters
         # Who woke had slept, and whoever woke in vain slept again.
         assert len(herd.trace) == len(herd.wakes)
-    assert plots.png(wakeups.plot_stampede((everybody, one))).startswith(b"\x89PNG")
+    assert plots.png(herds.plot_stampede((everybody, one))).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("run", [combine, stampede])
@@ -144,11 +134,11 @@ def test_a_cancelled_run_leaves_no_thread(run: object) -> None:
 
 @pytest.mark.timeout(60)  # it is released, it doesn't wait for a deadline
 def test_a_herd_cancelled_in_the_middle_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wakeups, "DEADLINE", 250)
+    monkeypatch.setattr(herds, "DEADLINE", 250)
     control = Control()
     rounds = iter(range(100))
     monkeypatch.setattr(
-        wakeups.time, "sleep", lambda _: control.cancel() if next(rounds) == 2 else None
+        herds.time, "sleep", lambda _: control.cancel() if next(rounds) == 2 else None
     )
     with controlled(control), pytest.raises(Cancelled):
         stampede(waiters=32)

@@ -8,16 +8,17 @@ third run, on the virtual clock again, of what each of them took: that leaves th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from utils.core import machine, plots
 from utils.core.experiment import Range, experiment
 from utils.performance.balance.compare import Name, draw
 from utils.performance.balance.outcome import Outcome
 from utils.performance.balance.policies import make_policy
-from utils.performance.balance.real import Workers, jobs, run
+from utils.performance.balance.real import Vehicle, jobs, run
 from utils.performance.balance.tasks import Shape, make_tasks
 from utils.performance.balance.virtual import simulate
+from utils.performance.work import Kind
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Clocks:
     """`virtual`: tasks as planned. `real`: as they went. `replayed`: those on the virtual clock."""
 
     policy: str
-    workers: Workers
+    vehicle: Vehicle
     virtual: Outcome
     real: Outcome
     replayed: Outcome
@@ -35,9 +36,9 @@ class Clocks:
 def two_clocks(
     policy: Name = "work stealing",
     shape: Shape = "rhythm",
-    count: Annotated[int, Range(1, 8, label="workers")] = machine.cores(),
-    vehicle: Literal["threads", "processes"] = "threads",
-    work: Literal["compute", "sleep"] = "compute",
+    count: Annotated[int, Range(1, max(8, machine.cores()), label="workers")] = machine.cores(),
+    vehicle: Vehicle = "threads",
+    work: Kind = "compute",
     milliseconds: Annotated[float, Range(5, 50, label="ms a task (mean)")] = 10,
 ) -> Clocks:
     """32 tasks a worker, by the same policy on the virtual and on the real clock."""
@@ -68,7 +69,7 @@ def plot(result: Clocks) -> plots.Picture:
     for ax, name in zip(axes, ("virtual", "real"), strict=True):
         outcome = getattr(result, name)
         draw(ax, outcome, until)
-        where = f", {result.workers}" if name == "real" else ""
+        where = f", {result.vehicle}" if name == "real" else ""
         title = f"{name} clock{where}: {outcome.makespan:.3f} s, {outcome.excess:.2f} × the bound"
         ax.set_title(title, loc="left")
     axes[0].set_xlabel("")

@@ -44,7 +44,7 @@ def compare(
     shape: Shape = "rhythm",
     policy: Name = "round robin",
     workers: Literal[1, 2, 4, 8, 16, 64, 256, 1024, 4096] = 4,
-    tasks_each: Annotated[int, Range(1, 32, label="tasks a worker")] = 16,
+    tasks_each: Annotated[int, Range(1, 16, label="tasks a worker")] = 16,
     overhead: Annotated[float, Range(0, 500, 10, label="µs a visit to a queue")] = 0,
     error: Annotated[float, Range(0, 2, 0.1, label="error of estimates")] = 0,
 ) -> Comparison:

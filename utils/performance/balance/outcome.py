@@ -16,7 +16,7 @@ class Outcome:
     """All tasks done, on a virtual or a real clock.
 
     `trace` has a lane a worker ("worker 1", …), a span a task of category "compute" with the task's
-    number in `args`, and a span "queue" for each time that a worker waited at a queue. `began` is
+    number in `args`, and a span "queue" for each visit to a queue. `began` is
     second 0 of the arrivals, in ns of the trace's clock.
     """
 

@@ -23,7 +23,6 @@ from matplotlib.patches import Rectangle
 from utils.core import machine, plots
 from utils.core.experiment import Range, checkpoint, current, experiment, gather
 from utils.core.workers import crew, intra_op
-from utils.performance.synchronisation.wakeups import switches
 
 COUNTS = tuple(sorted({1, 2, 4, min(16, machine.cores())}))  # threads of a kind
 ROWS = 64  # samples in a batch
@@ -87,13 +86,13 @@ def _measure(layer: torch.Tensor, python: int, inside: int) -> Cell:
         return count
 
     with intra_op(inside), crew(python) as pool:
-        before, start = switches(), time.perf_counter()
+        before, start = machine.switches(), time.perf_counter()
         samples = sum(gather([pool.submit(serve) for _ in range(python)], timeout=DEADLINE))
         rate = samples / (time.perf_counter() - start)
-        after = switches()
+        after = machine.switches()
     if before is None or after is None:
         return Cell(rate, None)
-    return Cell(rate, 1000 * (after - before) / max(1, samples))
+    return Cell(rate, 1000 * (sum(after) - sum(before)) / max(1, samples))
 
 
 def _median(cells: list[Cell]) -> Cell:

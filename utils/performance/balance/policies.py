@@ -22,9 +22,10 @@ from utils.performance.balance.tasks import Task
 
 
 class Policy:
-    """The interface. `moves` counts the times that a task changed its line."""
+    """The interface. `moves` counts thefts; `shared`: all visit one queue, one at a time."""
 
     moves = 0
+    shared: bool
 
     def __init__(self, workers: int) -> None:
         if workers < 1:

@@ -22,28 +22,25 @@ from utils.performance.balance.policies import Policy
 from utils.performance.balance.tasks import Task
 from utils.threads.primitives.condition import Condition
 
-Workers = Literal["threads", "processes"]
+Vehicle = Literal["threads", "processes"]
 Job = Callable[[Task], object]
 
 DEADLINE = 60.0  # seconds for anything that blocks
 
 
 @contextmanager
-def jobs(workers: Workers, count: int, kind: work.Kind = "compute") -> Iterator[Job]:
-    """How to do a task of `cost` seconds in one of `count` threads or processes."""
+def jobs(vehicle: Vehicle, workers: int, kind: work.Kind = "compute") -> Iterator[Job]:
+    """How to do a task of `cost` seconds in one of `workers` threads or processes."""
     if kind == "sleep":
-        yield lambda task: time.sleep(task.cost)
+        do, amount = time.sleep, float
+    else:
+        rate = work.bytes_a_second(min(workers, machine.cores()))
+        do, amount = work.hash_bytes, lambda seconds: round(seconds * rate)
+    if vehicle == "threads":
+        yield lambda task: do(amount(task.cost))
         return
-    rate = work.bytes_a_second(min(count, machine.cores()))
-    if workers == "threads":
-        yield lambda task: work.hash_bytes(round(task.cost * rate))
-        return
-    with process_crew(count, work.hash_bytes, 1) as pool:
-
-        def hand_over(task: Task) -> None:
-            pool.submit(work.hash_bytes, round(task.cost * rate)).result(DEADLINE)
-
-        yield hand_over
+    with process_crew(workers, do, 0) as pool:
+        yield lambda task: pool.submit(do, amount(task.cost)).result(DEADLINE)
 
 
 def run(policy: Policy, tasks: Sequence[Task], job: Job) -> Outcome:
@@ -121,6 +118,6 @@ class _Shift:
             while not (batch := self.policy.take(worker)) and self.expected and not self.over:
                 self.changed.wait(DEADLINE)
                 asked = now()
-        if batch:
-            self.recorder.add(lane, "queue", "take", asked, now())
+            if batch:
+                self.recorder.add(lane, "queue", "take", asked, now())
         return batch

@@ -27,8 +27,8 @@ from utils.performance import work
 from utils.threads.primitives.condition import Condition
 
 MOST = 4 * max(2, machine.cores())  # workers
-SECONDS = 0.1  # of one measurement
-SAMPLES = 24  # of a climb, half of them before the work changes
+SECONDS = 0.07  # of one measurement
+SAMPLES = 48  # of a climb, half of them before the work changes
 PROBE = 2**19  # bytes to hash
 NOISE = 0.03  # standard deviation of throughput on the virtual clock
 DEADLINE = 30.0  # seconds for anything that blocks

@@ -3,7 +3,8 @@
 Each is started, does nothing, and is waited for, one after the other. What is included:
 
 - call: the loop around it as well. coroutine: the object and one `await`.
-- task: a coroutine that an event loop has to schedule. The kernel has no part in it.
+- task: a coroutine that an event loop has to schedule. The loop asks the kernel for events each
+  time round, but no other thread takes part.
 - pool round trip: a future and two hand-overs between threads, but no creation.
 - thread: a stack, the kernel's part, Python's part, the first dispatch, and `join`.
 - process: a new interpreter ("spawn"), what `multiprocessing` imports in it, the program's main

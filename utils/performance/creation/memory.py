@@ -7,18 +7,16 @@ touched. So what a thread "takes" is two numbers, and the second depends on how 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from utils.core import plots
-from utils.core.experiment import Range, checkpoint, experiment
+from utils.core.experiment import Range, experiment
+from utils.core.workers import run_child
 
 SCRIPT = Path(__file__).with_name("stacks.py")
 DEADLINE = 30.0  # seconds for the whole process
@@ -49,20 +47,11 @@ def wait(
     command = [sys.executable, str(SCRIPT), *map(str, (threads, stack_mib, depth))]
     # One arena: else malloc reserves tens of MiB more for each of the first threads, mallopt(3).
     environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
-    pipe, deadline, report = subprocess.PIPE, time.monotonic() + DEADLINE, None
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment) as process:
-        try:
-            while report is None:
-                checkpoint(0, note="in a process of its own")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the process with the threads took over {DEADLINE} s")
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    report, errors = process.communicate(timeout=0.05)
-        finally:
-            process.kill()
-    if process.returncode != 0:
-        reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
-        raise RuntimeError(f"{threads} threads of {stack_mib} MiB could not be had here: {reason}")
+    try:
+        report = run_child(command, environment, DEADLINE)
+    except RuntimeError as error:
+        what = f"{threads} threads of {stack_mib} MiB could not be had here"
+        raise RuntimeError(f"{what}: {error}") from None
     return Memory(threads, depth, **json.loads(report))
 
 

@@ -21,6 +21,7 @@ from utils.core import bench, machine, plots
 from utils.core.experiment import Range, checkpoint, current, experiment, gather
 from utils.core.workers import crew
 
+MOST = 8 * max(2, machine.cores())  # threads
 DEADLINE = 30.0  # seconds for anything that blocks
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
 _DATA = bytes(2**18)  # hashed outside the GIL in a fraction of a millisecond
@@ -61,7 +62,7 @@ class Queue:
 
 @experiment
 def compute(
-    threads: Annotated[int, Range(1, 16, label="threads at most")] = 8,
+    threads: Annotated[int, Range(1, MOST, label="threads at most")] = MOST // 2,
     milliseconds: Annotated[int, Range(50, 1000, 50, label="ms each")] = 250,
 ) -> Queue:
     """Let 1, 2, 4 … threads hash for a while, outside the GIL, and see how they lived."""
@@ -79,9 +80,10 @@ def compute(
 def _live(everyone: threading.Barrier, seconds: float, stopped: threading.Event) -> Life:
     everyone.wait(DEADLINE)
     born, before, cpu = time.perf_counter(), _counted(), time.thread_time()
-    while (lived := time.perf_counter() - born) < seconds and not stopped.is_set():
+    while time.perf_counter() - born < seconds and not stopped.is_set():
         hashlib.sha256(_DATA).digest()
     after, cpu = _counted(), time.thread_time() - cpu
+    lived = time.perf_counter() - born  # the last to be read: nothing else lasts longer
     if before is None or after is None:
         return Life(cpu, max(0.0, lived - cpu), lived, None)
     running, ready, slices = (then - now for now, then in zip(before, after, strict=True))

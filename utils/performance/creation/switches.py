@@ -96,8 +96,7 @@ def count(
 ) -> Switching:
     """Let each kind of thread run, in turns, and count how often its threads were switched."""
     pin = machine.pinned(1) if one_core else contextlib.nullcontext()
-    # Whatever happens, the pipes are closed first: a thread that waits at one is let go.
-    with pin, crew(2) as pool, _pipe() as there, _pipe() as back:
+    with pin, _pipe() as there, _pipe() as back, crew(2) as pool:
         works = _works(there, back)
         parts: dict[str, list[Part]] = {name: [] for name in works}
         for turn in range(TURNS):
@@ -139,12 +138,16 @@ def _repeat(step: Callable[[], object], end: float) -> int:
 def _pass(inbox: Pipe, outbox: Pipe, serves: bool, end: float) -> int:
     """Send a byte, wait for the answer, and so on. A round: one came and was answered."""
     rounds, last = 0, False
-    if serves:
-        os.write(outbox[1], _GO)
-    while not last and os.read(inbox[0], 1) == _GO:
-        last = time.perf_counter() > end
-        os.write(outbox[1], _STOP if last else _GO)
-        rounds += 1
+    try:
+        if serves:
+            os.write(outbox[1], _GO)
+        while not last and os.read(inbox[0], 1) == _GO:
+            last = time.perf_counter() > end
+            os.write(outbox[1], _STOP if last else _GO)
+            rounds += 1
+    except BaseException:
+        os.write(outbox[1], _STOP)  # or the other would wait for ever
+        raise
     return rounds
 
 

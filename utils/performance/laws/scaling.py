@@ -134,7 +134,18 @@ class _Rounds:
         self._mutex = Mutex("serial part")  # must be held whenever somebody does the serial part
 
     def run(self) -> tuple[int, int]:
-        """Do a worker's part of all rounds; return when it started and ended."""
+        """Do a worker's part of all rounds; return when it started and ended.
+
+        If one fails the others, who wait for it at a barrier, fail too: BrokenBarrierError.
+        """
+        try:
+            return self._run()
+        except BaseException:
+            for barrier in filter(None, (self._start, self._meeting)):
+                barrier.abort()
+            raise
+
+    def _run(self) -> tuple[int, int]:
         self._start.wait()
         start = now()
         for _ in range(ROUNDS):

@@ -140,7 +140,7 @@ class Future(concurrent.futures.Future):
                 self._result, self._exception = result, exception
                 self._state = FINISHED
                 for waiter in self._waiters:
-                    (waiter.add_exception if exception else waiter.add_result)(self)
+                    (waiter.add_result if exception is None else waiter.add_exception)(self)
                 self._wake()
         if over:
             raise InvalidStateError(f"{state}: {self!r}")

@@ -3,29 +3,30 @@
     python -m utils.performance.pools.observed
 
 prints, as JSON, its address space while some threads live and after they have ended, twice, and the
-voluntary switches of doing tasks by new threads and by a pool.
+voluntary switches of doing tasks by new threads, and by a pool in two ways.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from utils.core import machine
 from utils.performance.pools.thread_pool import ThreadPool
 
-THREADS = 4  # at once: with the usual stacks of 8 MiB they fit into glibc's cache
+THREADS, STACK = 4, 8 << 20  # at once, and bytes of each: they fit into glibc's cache
 TASKS = 200
 DEADLINE = 20.0  # seconds for anything that blocks
 
 
-def observe() -> tuple[list[float], int, int]:
-    """MiB at each step, and the switches by threads and by a pool."""
+def observe() -> tuple[list[float], list[int]]:
+    """MiB at each step, and the voluntary switches of each way."""
+    threading.stack_size(STACK)
     sizes = [address_space()]
     for _ in range(2):
         alone, may_end = kernel_threads(), threading.Event()
@@ -40,7 +41,7 @@ def observe() -> tuple[list[float], int, int]:
         while kernel_threads() > alone and time.monotonic() < end:
             time.sleep(0.001)  # Python has joined them a moment before the system has
         sizes.append(address_space())
-    return sizes, switches(by_threads), switches(by_pool)
+    return sizes, [switches(way) for way in (by_threads, by_round_trips, by_backlog)]
 
 
 def address_space() -> float:
@@ -55,9 +56,9 @@ def kernel_threads() -> int:
 
 def switches(work: Callable[[], None]) -> int:
     """How often a thread of this process went to sleep meanwhile (getrusage(2), ru_nvcsw)."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    before, _ = machine.switches()
     work()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+    return machine.switches()[0] - before
 
 
 def by_threads() -> None:
@@ -67,7 +68,15 @@ def by_threads() -> None:
         thread.join(DEADLINE)
 
 
-def by_pool() -> None:
+def by_round_trips() -> None:
+    """Each task is submitted when the one before is done: its worker sleeps meanwhile."""
+    with ThreadPool(1) as pool:
+        for _ in range(TASKS):
+            pool.submit(int).result(DEADLINE)
+
+
+def by_backlog() -> None:
+    """All tasks are submitted at once: the worker finds the next one without sleeping."""
     with ThreadPool(1) as pool:
         for future in [pool.submit(int) for _ in range(TASKS)]:
             future.result(DEADLINE)

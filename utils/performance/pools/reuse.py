@@ -7,7 +7,6 @@ make a thread does not notice.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,18 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from utils.core import plots
+from utils.core import machine, plots
 from utils.core.experiment import Range, checkpoint, experiment, gather
+from utils.performance import work
 from utils.performance.pools.thread_pool import ThreadPool
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 TASKS, BATCH, ROUNDS = 300, 50, 3  # tasks a run, of which a batch is under way at once; runs
 DEADLINE = 30.0  # seconds for anything that blocks
-_DATA = memoryview(bytes(2**22))
 
 Task = Callable[[], None]
 
@@ -54,50 +48,38 @@ class Reuse:
     ways: dict[str, Way]
 
 
-def voluntary_switches() -> int | None:
-    """How often threads of this process, ended ones too, went to sleep so far (getrusage(2))."""
-    return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-
-
 @experiment
 def reuse(
     task_us: Annotated[int, Range(0, 500, 10, label="µs a task")] = 20,
     workers: Annotated[int, Range(1, 16)] = 4,
 ) -> Reuse:
     """Do the same tasks by new threads, by a pool of `workers`, and by one worker."""
-    size = _size(task_us)
-    works = {
+    size = round(task_us * 1e-6 * work.bytes_a_second(1))
+    by = {
         "a new thread each": _by_new_threads,
         f"a pool of {workers}": partial(_by_pool, workers),
         "one thread": partial(_by_pool, 1),
     }
-    runs: dict[str, list[Way]] = {name: [] for name in works}
+    runs: dict[str, list[Way]] = {name: [] for name in by}
     for round_ in range(ROUNDS):
-        for name, work in works.items():
+        for name, way in by.items():
             checkpoint(round_, ROUNDS, name)
-            runs[name].append(_observed(work, size))
+            runs[name].append(_observed(way, size))
     return Reuse(task_us, workers, {name: _median(ways) for name, ways in runs.items()})
 
 
-def _size(task_us: int) -> int:
-    """How many bytes to hash, outside the GIL, for that many µs."""
-    start = time.perf_counter()
-    hashlib.sha256(_DATA).digest()
-    return min(len(_DATA), round(task_us * 1e-6 / (time.perf_counter() - start) * len(_DATA)))
-
-
-def _observed(work: Callable[[Task], None], size: int) -> Way:
+def _observed(way: Callable[[Task], None], size: int) -> Way:
     who: list[str] = []  # a name is never given twice
 
     def task() -> None:
-        hashlib.sha256(_DATA[:size]).digest()
+        work.hash_bytes(size)
         who.append(threading.current_thread().name)
 
-    before, start = voluntary_switches(), time.perf_counter()
-    work(task)
-    seconds, after = time.perf_counter() - start, voluntary_switches()
+    before, start = machine.switches(), time.perf_counter()
+    way(task)
+    seconds, after = time.perf_counter() - start, machine.switches()
     assert len(who) == TASKS
-    slept = None if before is None or after is None else (after - before) / TASKS
+    slept = None if before is None or after is None else (after[0] - before[0]) / TASKS
     return Way(seconds, len(set(who)), slept)
 
 

@@ -4,8 +4,8 @@ In glibc a thread's control block, `struct pthread`, lies in its stack. When a t
 into a cache of at most 40 MiB, for the next thread (nptl/nptl-stack.c, nptl/allocatestack.c; the
 tunable `glibc.pthread.stack_cache_size`, GNU C Library Manual, "POSIX Thread Tunables"). So it is
 in every program already, and saves it the system calls that map memory. It cannot save a context
-switch: to the scheduler the next thread is a new one all the same. Reusing *threads*, in a pool,
-does.
+switch: to the scheduler the next thread is a new one all the same. Nor does a pool, if its worker
+has to wait for every task; it does if the next task is there before the last one is done.
 
 The threads live in another process (`observed`), once with the cache and once with it off.
 """
@@ -15,15 +15,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import dataclass
 
 from utils.core import plots
 from utils.core.experiment import checkpoint, experiment
+from utils.core.workers import run_child
 from utils.performance.pools import observed
 
 STEPS = ("before", f"{observed.THREADS} live", "ended", f"{observed.THREADS} more", "ended")
+WAYS = ("new threads", "pool, one by one", "pool, all at once")
 DEADLINE = 60.0  # seconds for each process
 _OFF = {"GLIBC_TUNABLES": "glibc.pthread.stack_cache_size=0"}
 
@@ -32,12 +33,11 @@ _OFF = {"GLIBC_TUNABLES": "glibc.pthread.stack_cache_size=0"}
 class Process:
     """`sizes`: MiB of address space at each of `STEPS`.
 
-    `by_threads` and `by_pool`: voluntary switches while `observed.TASKS` tasks were done that way.
+    `switches`: voluntary ones while `observed.TASKS` tasks were done, in each of `WAYS`.
     """
 
     sizes: tuple[float, ...]
-    by_threads: int
-    by_pool: int
+    switches: tuple[int, ...]
 
     @property
     def kept(self) -> float:
@@ -54,8 +54,9 @@ class StackCache:
 
 
 def available() -> bool:
-    """Whether this is Linux with glibc, which is what this module is about."""
-    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    """Whether this is Linux with a glibc whose cache can be switched off (2.34 or newer)."""
+    name, version = platform.libc_ver()
+    return name == "glibc" and [*map(int, version.split("."))] >= [2, 34]
 
 
 @experiment
@@ -74,20 +75,17 @@ def _process(variables: dict[str, str]) -> Process:
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "PYTHONPATH": path, **variables}
     command = [sys.executable, "-m", observed.__name__]
-    report = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, timeout=DEADLINE, check=True
-    )
-    sizes, by_threads, by_pool = json.loads(report.stdout)
-    return Process(tuple(sizes), by_threads, by_pool)
+    sizes, switches = json.loads(run_child(command, environment, DEADLINE))
+    return Process(tuple(sizes), tuple(switches))
 
 
 def plot(result: StackCache) -> plots.Picture:
     """Address space at each step, and the switches of both ways, with the cache and without."""
-    fig, (space, switches) = plots.figure(9, 3.0, cols=2, gridspec_kw={"width_ratios": [3, 2]})
+    fig, (space, switches) = plots.figure(9, 3.0, cols=2, gridspec_kw={"width_ratios": [1, 1]})
     if result.cached is None or result.uncached is None:
         for ax in (space, switches):
             ax.axis("off")
-        space.text(0, 0.5, "No glibc here: its stack cache can be shown on Linux only.")
+        space.text(0, 0.5, "No glibc 2.34 or newer here, whose stack cache this is about.")
         return fig
     colors = {"with the cache": plots.BLUE, "cache off": plots.ORANGE}
     pair = dict(zip(colors, (result.cached, result.uncached), strict=True))
@@ -96,12 +94,12 @@ def plot(result: StackCache) -> plots.Picture:
         at = [step + shift for step in range(len(STEPS))]
         bars = space.bar(at, grown, width=0.4, color=colors[name], label=name)
         space.bar_label(bars, fmt="%.0f", fontsize=9, padding=2)
-        counts = [process.by_threads, process.by_pool]
-        bars = switches.bar([shift, 1 + shift], counts, width=0.4, color=colors[name])
+        at = [way + shift for way in range(len(WAYS))]
+        bars = switches.bar(at, process.switches, width=0.4, color=colors[name])
         switches.bar_label(bars, fontsize=9, padding=2)
     space.set_xticks(range(len(STEPS)), STEPS)
     space.set_title("address space: MiB more than before", loc="left")
-    switches.set_xticks([0, 1], ["a new thread each", "a pool of one"])
+    switches.set_xticks(range(len(WAYS)), WAYS)
     switches.set_title(f"voluntary switches, {observed.TASKS} tasks", loc="left")
     for ax in (space, switches):
         ax.margins(y=0.15)

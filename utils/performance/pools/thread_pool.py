@@ -188,10 +188,14 @@ class ThreadPool(Executor):
                 self._idle.append(bell)
             with trace.span("idle", "no task"):
                 bell.acquire()  # until it is released: that is how to ring it
+        self._made_room()
+        return task
+
+    def _made_room(self) -> None:
+        """A task was taken off the queue, and is about to be run."""
         if self._max_pending:
             with self._lock:
                 self._room.notify()
-        return task
 
     def _next(self) -> Task | None:
         if self._pending:

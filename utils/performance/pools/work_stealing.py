@@ -3,7 +3,8 @@
 A task that a worker submits goes to the worker's own deque, and the worker takes from the same end:
 last in, first out, as a program that calls its subtasks one after the other. A thief takes from the
 other end, where the oldest tasks are, in a divide-and-conquer program the largest: one theft feeds
-it for long. So the workers meet only when one of them is out of work. What is submitted from
+it for long. So the workers hardly meet at each other's tasks. (To submit still takes the pool's one
+lock here, to find who sleeps; implementations for tiny tasks do without.) What is submitted from
 outside waits in a common queue. The source: R. Blumofe, C. Leiserson, "Scheduling Multithreaded
 Computations by Work Stealing", Journal of the ACM 46(5), 1999. (There the victim is drawn at
 random, which the paper's bound on the time needs; here thieves go round, so that runs repeat.)
@@ -99,6 +100,7 @@ class WorkStealingPool(ThreadPool):
                 if (left := deadline - monotonic()) <= 0:
                     raise TimeoutError
                 if (task := self._next()) is not None:
+                    self._made_room()
                     run(*task)
                     continue
                 with self._lock:  # from here on nobody submits, and nobody rings in vain

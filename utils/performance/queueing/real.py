@@ -46,6 +46,9 @@ def serve(
             for number, job in enumerate(load):
                 while (early := (begun + job.due - now()) / SECOND) > 0:
                     checkpoint(number, len(load), f"{inbox.qsize()} in the queue")
+                    for future in futures:
+                        if future.done():
+                            future.result()  # only a server that failed has ended already
                     time.sleep(min(early, LOOK))
                 inbox.put(job)
             inbox.close()

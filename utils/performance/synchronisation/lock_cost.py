@@ -134,7 +134,8 @@ def plot_prices(result: Prices) -> plots.Picture:
 SIZES = (2**12, 2**16, 2**20)  # bytes hashed inside the lock
 THREADS = (1, 2, 4, 8)
 CELL, TURNS = 0.05, 3  # seconds of a measurement, and how often each is made
-_DATA = memoryview(bytes(9 * SIZES[-1]))
+SMALLEST = 0.1  # share inside, but for 0
+_DATA = memoryview(bytes(round((1 - SMALLEST) / SMALLEST) * SIZES[-1]))
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,10 @@ def contend(
     """Hash outside and inside one mutex; both let go of the GIL (`hashlib`: over 2047 bytes).
 
     With share 0 there is no mutex, and what keeps the threads from their bound is the GIL.
+    ValueError for a share between 0 and 0.1: the work outside would be too long.
     """
+    if 0 < share < SMALLEST:
+        raise ValueError(f"share={share} is not allowed: give 0, or {SMALLEST} or more")
     held = [  # when nothing disturbs: hence the shortest
         bench.measure(lambda n=n: hashlib.sha256(_DATA[:n]), repeats=9).spread[0] for n in SIZES
     ]

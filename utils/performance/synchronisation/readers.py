@@ -3,13 +3,12 @@
 Readers share an `RWLock`, so with k threads and a share r of reads the holds of a long section take
 1 - r + r/k of the time they take one after the other: Amdahl's law, with the writes as the serial
 part. (G. Amdahl, "Validity of the single processor approach to achieving large scale computing
-capabilities", AFIPS 1967.) Exactly that comes out for threads that come back at once and writers
-that go first: k readers at once, then the writers, then k readers again.
+capabilities", AFIPS 1967.) At most that: it needs k readers at once, all the time.
 
 But the lock has to count its readers, under a mutex of its own, twice for each visit. When the
-section is short, this is what everybody waits for. Nor does a lock make cores: on one core, or in
-Python code under the GIL, readers that are let in together still take turns. The threads here sleep
-inside, which needs neither core nor GIL.
+section is short, that costs more than the sharing can gain. Nor does a lock make cores: on one
+core, or in Python code under the GIL, readers that are let in together still take turns. The
+threads here sleep inside, which needs neither core nor GIL.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from utils.core import bench, plots
 from utils.core.experiment import Range, checkpoint, current, experiment, gather
 from utils.core.trace import Recorder, Trace, now
 from utils.core.workers import crew, lanes
+from utils.performance.laws.formulas import amdahl
 from utils.performance.synchronisation.lock_cost import grid
 from utils.threads.primitives.mutex import Mutex
 from utils.threads.primitives.rwlock import RWLock
@@ -37,11 +37,6 @@ DEADLINE = 20.0  # seconds for anything that blocks
 
 Visit = tuple[bool, float]  # does it read, and for how many seconds
 Doors = Mapping[bool, tuple[Callable[[], object], Callable[[], object]]]  # how to get in and out
-
-
-def amdahl(reads: float, threads: int) -> float:
-    """Throughput of an RWLock over a mutex's, for sections that take long."""
-    return 1 / (1 - reads + reads / threads)
 
 
 def _mutex() -> Doors:
@@ -125,7 +120,7 @@ def plot_table(result: Table) -> plots.Picture:
     """The grid, with what Amdahl's law promises for long holds below the shares."""
     fig, ax = plots.figure(7, 3)
     rows = [bench.seconds(hold) if hold else "a look-up" for hold in HOLDS]
-    columns = [f"{r:.0%} reads\n(→ {amdahl(r, result.threads):.3g})" for r in SHARES]
+    columns = [f"{r:.0%} reads\n(→ {amdahl(result.threads, 1 - r):.3g})" for r in SHARES]
     texts = [[f"{value:.2f}" for value in row] for row in result.ratio]
     grid(ax, result.ratio, texts, rows, columns, top=max(1.0, result.threads))
     ax.set_ylabel("one hold", fontsize=9)
@@ -150,7 +145,7 @@ class Visits:
 
     @property
     def expected(self) -> float:
-        return amdahl(self.reads, self.threads)
+        return amdahl(self.threads, 1 - self.reads)
 
 
 @experiment

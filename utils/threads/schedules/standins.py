@@ -288,7 +288,7 @@ _NOT_EXPLORED = (__package__, "utils.threads.primitives.deadlock", "utils.core."
 
 
 def followed() -> list[dict[str, Any]]:
-    """The namespaces of the course's primitives: explored as the program itself is."""
+    """The namespaces of the course's primitives, as far as imported: explored as the program is."""
     ours = [
         vars(module)
         for name, module in sys.modules.items()
