@@ -4,6 +4,7 @@ That each cell runs is nbval's job (`course.py test` gives it the chapters); her
 not look at, and the proof that the gate can fail.
 """
 
+import ast
 import json
 import os
 import re
@@ -100,6 +101,32 @@ def test_code_cells_are_short(chapter) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert 1 <= len(cell.source.splitlines()) <= 15, cell.id
+
+
+def test_an_imported_name_means_one_thing(chapter) -> None:
+    """Whoever goes back and runs an earlier cell again must meet what it met the first time."""
+    _, notebook = chapter
+    meanings: dict[str, set[str]] = {}
+    assigned: set[str] = set()
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        local = {  # a comprehension's variables are its own
+            id(name)
+            for node in nodes
+            if isinstance(node, ast.comprehension)
+            for name in ast.walk(node.target)
+        }
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    name = alias.asname or alias.name
+                    meanings.setdefault(name, set()).add(f"{node.module}.{alias.name}")
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                assigned |= set() if id(node) in local else {node.id}
+    assert [name for name, sources in meanings.items() if len(sources) > 1] == []
+    assert sorted(assigned & set(meanings)) == []
 
 
 def test_headings_carry_both_names(chapter) -> None:

@@ -16,7 +16,6 @@ machine (sleep), which needs none: then eight workers scale on a laptop's two co
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -75,11 +74,13 @@ class Scaling:
 
     @cached_property
     def fit(self) -> Fit | None:
-        """Universal scalability through the measurements; it says nothing about growing work."""
+        """Universal scalability through the fastest repeats; it says nothing about growing work.
+
+        Whatever else runs on the machine only ever slows a repeat down.
+        """
         if self.grows:
             return None
-        pairs = [(n, seconds) for n, repeats in self.seconds.items() for seconds in repeats]
-        return fit("usl", [n for n, _ in pairs], seconds=[seconds for _, seconds in pairs])
+        return fit("usl", [*self.seconds], seconds=[*map(min, self.seconds.values())])
 
 
 @experiment
@@ -206,8 +207,9 @@ def _draw_speedup(ax: plots.Axes, result: Scaling) -> None:
         ax.plot(many, found.throughput_at(many) / alone, color=plots.color("measured"), label=text)
         low, high = (edge / alone for edge in found.band(many))
         ax.fill_between(many, low, high, color=plots.color("measured"), alpha=0.15, linewidth=0)
-        if math.isfinite(found.optimum.value) and found.optimum.value <= sizes[-1]:
-            ax.axvline(found.optimum.value, color=plots.ORANGE, linewidth=5, alpha=0.3)
+        if found.coherence.low > 0 and found.optimum.value <= sizes[-1]:
+            style = {"color": plots.ORANGE, "linewidth": 5, "alpha": 0.3, "label": "optimum"}
+            ax.axvline(found.optimum.value, **style)
     for size in sizes:
         dots = result.measured(size)
         ax.plot([size] * len(dots), dots, "o", color=plots.color("measured"), markersize=4)
@@ -216,13 +218,14 @@ def _draw_speedup(ax: plots.Axes, result: Scaling) -> None:
         ax.text(result.cores, 0.1, " cores", fontsize=9, color=plots.GREY)
     ax.set_ylim(bottom=0)
     ax.set_title("times as much work a second as one worker", loc="left")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
 
 
 def _draw_residuals(ax: plots.Axes, result: Scaling) -> None:
     for size in result.seconds:
         if result.fit is not None:
-            dots = 100 * result.fit.residuals[result.fit.workers == size]
+            expected = result.fit.throughput_at(size)
+            dots = [100 * (1 / seconds / expected - 1) for seconds in result.seconds[size]]
         else:
             dots = 100 * (np.asarray(result.measured(size)) / result.expected(size) - 1)
         ax.plot([size] * len(dots), dots, "o", color=plots.color("measured"), markersize=4)

@@ -102,6 +102,8 @@ class Passing:
     wakes: tuple[Wake, ...]
     seconds: float
 
+    mixed: bool  # somebody may be notified who waits for something else
+
     @property
     def useful(self) -> int:
         return sum(wake.useful for wake in self.wakes)
@@ -157,7 +159,8 @@ def _pass_on(variant: Variant, producers: int, consumers: int, capacity: int) ->
         gather([pool.submit(use, work) for work in works], timeout=DEADLINE)
         seconds = time.perf_counter() - start
     outcome = tuple(received), buffer.stalled, tuple(buffer.wakes)
-    return Passing(variant, *outcome, seconds)
+    mixed = producers + consumers > 2 and variant != "one each, notify"
+    return Passing(variant, *outcome, seconds, mixed)
 
 
 def plot_combine(result: tuple[Passing, ...]) -> plots.Picture:
