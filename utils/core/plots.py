@@ -132,6 +132,28 @@ def timeline(
     return ax
 
 
+def heat_map(
+    ax: Axes,
+    values: Sequence[Sequence[float]],
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    top: float,
+    cmap: str = "Blues",
+) -> None:
+    """Draw `values` as a table of coloured cells, from white at 0 to full at `top` and above."""
+    shades = [[min(value, top) for value in row] for row in values]
+    ax.imshow(shades, cmap=cmap, vmin=0, vmax=1.6 * top, aspect="auto")  # text stays readable
+    for y, row in enumerate(texts):
+        for x, text in enumerate(row):
+            ax.text(x, y, text, ha="center", va="center", fontsize=10)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+
+
 def legend(fig: Figure, categories: Sequence[str], names: Mapping[str, str] | None = None) -> None:
     """One legend below all axes; `names` gives a category a longer text."""
     names = names or {}

@@ -102,29 +102,24 @@ def _median(cells: list[Cell]) -> Cell:
 
 def plot(result: Grid) -> plots.Picture:
     """Rate and switches of every split; a frame around the best, a dot where p × t = cores."""
-    fig, axes = plots.figure(9, 3.6, cols=2, sharey=True)
-    cells, ticks = result.cells, range(len(COUNTS))
+    fig, axes = plots.figure(9, 3.2, cols=2)
+    cells, names = result.cells, [str(count) for count in COUNTS]
     best = cells[result.best].rate
     rates = [[cells[p, t].rate / best for t in COUNTS] for p in COUNTS]
-    counts = [[cells[p, t].switches or 0.0 for t in COUNTS] for p in COUNTS]
-    titles = (f"% of the best split's {best:,.0f} samples a second", "switches for 1000 samples")
-    for ax, values, title in zip(axes, (rates, counts), titles, strict=True):
-        share = ax is axes[0]
-        top = 1.0 if share else max(map(max, values)) or 1.0
-        ax.imshow(values, cmap="Blues" if share else "Oranges", vmin=0, vmax=1.4 * top)
-        for row, p in enumerate(COUNTS):
-            for column, t in enumerate(COUNTS):
-                value = values[row][column]
-                text = f"{100 * value:.0f}" if share else f"{value:,.{0 if value >= 100 else 1}f}"
-                if cells[p, t].switches is None and not share:
-                    text = "?"
-                text += " •" if p * t == result.cores else ""
-                ax.text(column, row, text, ha="center", va="center", fontsize=10)
-        ax.set_title(title, loc="left")
-        ax.grid(visible=False)
-        ax.set_xticks(ticks, COUNTS)
+    texts = [
+        [f"{100 * cells[p, t].rate / best:.0f}{' •' * (p * t == result.cores)}" for t in COUNTS]
+        for p in COUNTS
+    ]
+    plots.heat_map(axes[0], rates, texts, names, names, top=1)
+    axes[0].set_title(f"% of the best split's {best:,.0f} samples a second", loc="left")
+    counted = [[cells[p, t].switches for t in COUNTS] for p in COUNTS]
+    counts = [[count or 0.0 for count in row] for row in counted]
+    texts = [["?" if c is None else f"{c:,.{0 if c >= 100 else 1}f}" for c in r] for r in counted]
+    most = max(map(max, counts)) or 1.0
+    plots.heat_map(axes[1], counts, texts, names, names, top=most, cmap="Oranges")
+    axes[1].set_title("switches for 1000 samples", loc="left")
+    for ax in axes:
         ax.set_xlabel("torch threads of each", fontsize=9)
-    axes[0].set_yticks(ticks, COUNTS)
     axes[0].set_ylabel("Python threads", fontsize=9)
     p, t = result.best
     corner = COUNTS.index(t) - 0.48, COUNTS.index(p) - 0.48

@@ -16,13 +16,11 @@ import math
 import statistics
 import threading
 from _thread import LockType, allocate_lock
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Annotated
-
-from matplotlib.axes import Axes
 
 from utils.core import bench, machine, plots
 from utils.core.bench import Sample
@@ -211,37 +209,17 @@ def _run(threads: int, outside: memoryview, inside: memoryview | None) -> tuple[
     return rounds / elapsed, mutex.contended / rounds
 
 
-def grid(
-    ax: Axes,
-    values: Sequence[Sequence[float]],
-    texts: Sequence[Sequence[str]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    top: float,
-) -> None:
-    """Draw `values` as a table of coloured cells, from white at 0 to blue at `top` and above."""
-    shades = [[min(value, top) for value in row] for row in values]
-    ax.imshow(shades, cmap="Blues", vmin=0, vmax=1.6 * top, aspect="auto")  # text stays readable
-    for y, row in enumerate(texts):
-        for x, text in enumerate(row):
-            ax.text(x, y, text, ha="center", va="center", fontsize=10)
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
-
-
 def plot(result: Contended) -> plots.Picture:
     """Two grids, length × threads: speed-up, and how often the mutex was not free."""
     fig, (left, right) = plots.figure(9, 2.7, cols=2)
     rows = [bench.seconds(held) for held in result.held]
     columns = [f"{n}\n(≤ {result.bound(n):.3g})" for n in THREADS]
     texts = [[f"{value:.2f}" for value in row] for row in result.speedup]
-    grid(left, result.speedup, texts, rows, columns, top=max(map(result.bound, THREADS)))
+    plots.heat_map(left, result.speedup, texts, rows, columns, top=max(map(result.bound, THREADS)))
     left.set_title("times one thread's throughput (at most)", loc="left")
     left.set_ylabel("one hold", fontsize=9)
     texts = [[f"{value:.0%}" for value in row] for row in result.waits]
-    grid(right, result.waits, texts, rows, [str(threads) for threads in THREADS], top=1)
+    plots.heat_map(right, result.waits, texts, rows, [str(threads) for threads in THREADS], top=1)
     right.set_title("acquisitions that had to wait", loc="left")
     for ax in (left, right):
         ax.set_xlabel("threads", fontsize=9)

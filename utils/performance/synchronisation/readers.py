@@ -26,7 +26,6 @@ from utils.core.experiment import Range, checkpoint, current, experiment, gather
 from utils.core.trace import Recorder, Trace, now
 from utils.core.workers import crew, lanes
 from utils.performance.laws.formulas import amdahl
-from utils.performance.synchronisation.lock_cost import grid
 from utils.threads.primitives.mutex import Mutex
 from utils.threads.primitives.rwlock import RWLock
 
@@ -122,7 +121,7 @@ def plot_table(result: Table) -> plots.Picture:
     rows = [bench.seconds(hold) if hold else "a look-up" for hold in HOLDS]
     columns = [f"{r:.0%} reads\n(→ {amdahl(result.threads, 1 - r):.3g})" for r in SHARES]
     texts = [[f"{value:.2f}" for value in row] for row in result.ratio]
-    grid(ax, result.ratio, texts, rows, columns, top=max(1.0, result.threads))
+    plots.heat_map(ax, result.ratio, texts, rows, columns, top=max(1.0, result.threads))
     ax.set_ylabel("one hold", fontsize=9)
     title = f"threads: {result.threads}; throughput of RWLock ÷ Mutex (→ for long holds)"
     ax.set_title(title, loc="left")
