@@ -224,7 +224,7 @@ class Server:
             return json.loads(answer.read() or "[]")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[playwright.Browser]:
     path = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if path is None:
@@ -235,7 +235,7 @@ def browser() -> Iterator[playwright.Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _server(
     browser: playwright.Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
