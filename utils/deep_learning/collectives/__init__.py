@@ -1,0 +1,1 @@
+"""Ranks that exchange tensors: groups, and the collective operations from scratch."""

@@ -1,0 +1,86 @@
+"""How a model is trained here: which digits in which step, by which rule. The same for everyone.
+
+Every strategy of this chapter follows one recipe, so that two of them can be compared step by step:
+the batches are drawn from a seed, and the learning rate falls in a straight line to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.core.experiment import checkpoint
+from utils.deep_learning import digits, models
+from utils.deep_learning.digits import Digits
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stochastic gradient descent with momentum over `epochs` of batches of `batch` digits."""
+
+    epochs: int = 10
+    batch: int = 64
+    rate: float = 0.05
+    momentum: float = 0.9
+    decay: float = 5e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise ValueError(f"epochs={self.epochs}, batch={self.batch}: give at least 1 of each")
+        if not 0 < self.rate < float("inf"):
+            raise ValueError(f"rate={self.rate} is not allowed: give a number above 0")
+
+    def steps(self, samples: int) -> int:
+        """How many steps an epoch of `samples` digits has; the last may be smaller."""
+        return -(-samples // self.batch)
+
+    def batches(self, samples: int) -> Iterator[Tensor]:
+        """The indices (≤ batch,) of each step of all epochs, mixed anew for each epoch."""
+        source = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epochs):
+            yield from torch.randperm(samples, generator=source).split(self.batch)
+
+    def rate_at(self, step: int, samples: int) -> float:
+        """Learning rate of a step, from `rate` down to 0."""
+        return self.rate * (1 - step / (self.epochs * self.steps(samples)))
+
+    def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.SGD:
+        return torch.optim.SGD(
+            parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.decay
+        )
+
+
+def loss_of(model: nn.Module, batch: Digits) -> Tensor:
+    """Mean cross-entropy of a batch, a scalar."""
+    return F.cross_entropy(model(batch.images), batch.labels)
+
+
+def fit(model: nn.Module, train: Digits, recipe: Recipe | None = None) -> list[float]:
+    """Train `model` in place, one step after the other in this thread; the loss of each step."""
+    recipe = recipe or Recipe()
+    optimizer = recipe.optimizer(model.parameters())
+    total = recipe.epochs * recipe.steps(len(train))
+    losses = []
+    for step, which in enumerate(recipe.batches(len(train))):
+        checkpoint(step, total, "training")
+        optimizer.param_groups[0]["lr"] = recipe.rate_at(step, len(train))
+        optimizer.zero_grad()
+        loss = loss_of(model, train[which])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@cache
+def trained(name: str = "small") -> nn.Module:
+    """A model trained on the 4000 digits, once a process. Nobody may change it: copy it first."""
+    model = models.make(name)
+    fit(model, digits.load()[0], Recipe(epochs=5 if name == "deep" else 10))
+    return model.eval().requires_grad_(False)
