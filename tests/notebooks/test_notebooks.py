@@ -52,6 +52,17 @@ OUTLINE = {  # the finished chapters, and every item that each must cover
         *(f"E{number}" for number in range(12, 20)),
         "E23",
     ],
+    "04_deep_learning": [
+        *(f"S4.1-{letter}" for letter in "ab"),
+        *(f"S4.1.1-{letter}" for letter in "abcde"),
+        *(f"S4.1.2-{letter}" for letter in "abcdef"),
+        *(f"S4.2.1-{letter}" for letter in "abc"),
+        *(f"S4.2.2-{letter}" for letter in "abcd"),
+        "A2",
+        "A4",
+        "A5",
+        *(f"E{number}" for number in (20, 21, 22, 24, 25, 26, 27, 28, 29)),
+    ],
 }
 
 
