@@ -43,6 +43,10 @@ COLORS: Mapping[str, str] = {
     # the phases of a request to a language model
     "prefill": ORANGE,
     "decode": GREEN,
+    # the actions of a training pipeline
+    "forward": BLUE,
+    "backward": GREEN,
+    "weights": YELLOW,
     # a number's origin
     "guess": PURPLE,
     "theory": GREY,

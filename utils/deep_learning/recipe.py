@@ -15,19 +15,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.core.experiment import checkpoint
+from utils.core.workers import intra_op
 from utils.deep_learning import digits, models
 from utils.deep_learning.digits import Digits
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stochastic gradient descent with momentum over `epochs` of batches of `batch` digits."""
+    """Stochastic gradient descent with momentum over `epochs` of batches of `batch` digits.
+
+    With `shift` each digit is moved by up to so many pixels, another way in each step: more to
+    learn from the same digits.
+    """
 
     epochs: int = 10
     batch: int = 64
     rate: float = 0.05
     momentum: float = 0.9
     decay: float = 5e-4
+    shift: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -35,6 +41,8 @@ class Recipe:
             raise ValueError(f"epochs={self.epochs}, batch={self.batch}: give at least 1 of each")
         if not 0 < self.rate < float("inf"):
             raise ValueError(f"rate={self.rate} is not allowed: give a number above 0")
+        if not 0 <= self.shift < 28:
+            raise ValueError(f"shift={self.shift} is not allowed: give 0 to 27 pixels")
 
     def steps(self, samples: int) -> int:
         """How many steps an epoch of `samples` digits has; the last may be smaller."""
@@ -46,6 +54,15 @@ class Recipe:
         for _ in range(self.epochs):
             yield from torch.randperm(samples, generator=source).split(self.batch)
 
+    def take(self, train: Digits, which: Tensor, step: int) -> Digits:
+        """The digits at `which` as they are to be seen in `step`, whoever takes which of them."""
+        taken = train[which]
+        if not self.shift:
+            return taken
+        source = torch.Generator().manual_seed(self.seed + 1_000_003 * (step + 1))
+        moves = torch.randint(-self.shift, self.shift + 1, (len(train), 2), generator=source)
+        return Digits(_moved(taken.images, moves[which], self.shift), taken.labels)
+
     def rate_at(self, step: int, samples: int) -> float:
         """Learning rate of a step, from `rate` down to 0."""
         return self.rate * (1 - step / (self.epochs * self.steps(samples)))
@@ -56,9 +73,28 @@ class Recipe:
         )
 
 
+def _moved(images: Tensor, moves: Tensor, most: int) -> Tensor:
+    """Each image (n, 1, h, w) moved by its (down, right) in `moves` (n, 2), |move| ≤ `most`."""
+    padded = F.pad(images, (most,) * 4, mode="replicate")[:, 0]
+    rows, columns = (
+        torch.arange(side) + most - move[:, None]
+        for side, move in zip(images.shape[2:], moves.unbind(1), strict=True)
+    )
+    every = torch.arange(len(images))[:, None, None]
+    return padded[every, rows[:, :, None], columns[:, None, :]][:, None]
+
+
 def loss_of(model: nn.Module, batch: Digits) -> Tensor:
     """Mean cross-entropy of a batch, a scalar."""
     return F.cross_entropy(model(batch.images), batch.labels)
+
+
+def share_of_loss(model: nn.Module, mine: Digits, whole: int) -> Tensor:
+    """What `mine` contributes to the mean over a batch of `whole` digits: shares add up to it.
+
+    With no digits at all it is zero, and so are its gradients.
+    """
+    return F.cross_entropy(model(mine.images), mine.labels, reduction="sum") / whole
 
 
 def fit(model: nn.Module, train: Digits, recipe: Recipe | None = None) -> list[float]:
@@ -71,7 +107,7 @@ def fit(model: nn.Module, train: Digits, recipe: Recipe | None = None) -> list[f
         checkpoint(step, total, "training")
         optimizer.param_groups[0]["lr"] = recipe.rate_at(step, len(train))
         optimizer.zero_grad()
-        loss = loss_of(model, train[which])
+        loss = loss_of(model, recipe.take(train, which, step))
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -80,7 +116,11 @@ def fit(model: nn.Module, train: Digits, recipe: Recipe | None = None) -> list[f
 
 @cache
 def trained(name: str = "small") -> nn.Module:
-    """A model trained on the 4000 digits, once a process. Nobody may change it: copy it first."""
+    """A model trained on the 4000 digits, once a process. Nobody may change it: copy it first.
+
+    On one thread: sums in another order would give another model on each machine.
+    """
     model = models.make(name)
-    fit(model, digits.load()[0], Recipe(epochs=5 if name == "deep" else 10))
+    with intra_op(1):
+        fit(model, digits.load()[0], Recipe(epochs=5 if name == "deep" else 10, shift=1))
     return model.eval().requires_grad_(False)

@@ -51,6 +51,13 @@ class Measured:
         """The median for one batch."""
         return 1e3 * self.time.median
 
+    def __str__(self) -> str:
+        return (
+            f"{self.name:18}{self.milliseconds:8.2f} ms {1e3 * self.megabytes:9.1f} kB"
+            f"{self.macs / 1e6:7.2f} M multiply-adds, {100 * self.accuracy:5.1f} % right, "
+            f"{100 * self.agreement:5.1f} % as the original"
+        )
+
 
 def of(model: nn.Module) -> Variant:
     """`model` itself as a variant: its parameters and buffers as stored, its work as counted."""

@@ -10,12 +10,14 @@ other: `mesh.MeshGroup` moves tensors through shared memory by the algorithms of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 Op = Literal["sum", "max", "min"]
+OPS: tuple[Op, ...] = get_args(Op)
 
 
 class Group(ABC):
@@ -27,6 +29,7 @@ class Group(ABC):
 
     rank: int
     size: int
+    device = torch.device("cpu")  # where tensors live
 
     @property
     def lane(self) -> str:
@@ -63,8 +66,25 @@ class Group(ABC):
 
     def gather_numbers(self, value: float) -> list[float]:
         """All ranks' numbers, in order of rank."""
-        return self.all_gather(torch.tensor([value], dtype=torch.float64)).tolist()
+        return self.all_gather(
+            torch.tensor([value], dtype=torch.float64, device=self.device)
+        ).tolist()
 
     @abstractmethod
     def report(self, message: Any) -> None:
         """Tell whoever launched the group; what was told outlives this rank."""
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """ValueError, unless `value` is one of those allowed."""
+    choices = tuple(allowed)
+    if value not in choices:
+        raise ValueError(
+            f"{name}={value!r} is not allowed: give one of {', '.join(map(repr, choices))}"
+        )
+
+
+def check_rows(tensor: Tensor, size: int) -> None:
+    """ValueError, unless the rows can be shared by `size` ranks."""
+    if len(tensor) % size:
+        raise ValueError(f"{len(tensor)} rows cannot be shared by {size} ranks")

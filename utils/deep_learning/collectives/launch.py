@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from utils.core import trace
-from utils.core.experiment import Cancelled, checkpoint
+from utils.core.experiment import Cancelled, Control, checkpoint, controlled
 from utils.core.trace import Trace
 from utils.deep_learning.collectives.mesh import Ends, MeshGroup, mesh
 
@@ -68,6 +68,8 @@ def launch(
     """
     if size < 1 or threads < 1:
         raise ValueError(f"size={size}, threads={threads}: give at least 1 of each")
+    if not deadline > 0:
+        raise ValueError(f"deadline={deadline} is not allowed: give seconds above 0")
     if on not in _START:
         raise ValueError(f"on={on!r} is not allowed: give {' or '.join(map(repr, _START))}")
     run = partial(_run, function, args, threads, deadline)
@@ -111,9 +113,7 @@ def _run(
     try:
         tell("done", function(group, *args))
     except BaseException as error:
-        lost = isinstance(error, EOFError | BrokenPipeError | Cancelled)
-        reason = f"raised {type(error).__name__}: {error}"
-        tell("lost" if lost else "failed", (reason, traceback.format_exc()))
+        tell(*_failure(error))
     finally:
         group.close()
 
@@ -124,7 +124,7 @@ def _run(
 @contextmanager
 def _threads(run: Callable[..., None], ends: list[Ends]) -> Iterator[Callable[[], list[Event]]]:
     told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop = Control()
 
     def tell(rank: int, kind: str, what: Any) -> None:
         told.put((rank, kind, (what, Trace()) if kind == "done" else what))  # all share a recorder
@@ -135,10 +135,12 @@ def _threads(run: Callable[..., None], ends: list[Ends]) -> Iterator[Callable[[]
         except queue.Empty:
             return []
 
+    def be(rank: int, own: Ends) -> None:
+        with controlled(stop):  # `checkpoint` ends a rank that computes
+            run(rank, own, partial(tell, rank), lambda: stop.cancelled)
+
     ranks = [
-        threading.Thread(
-            target=run, args=(rank, own, partial(tell, rank), stop.is_set), name=f"rank {rank}"
-        )
+        threading.Thread(target=be, args=(rank, own), name=f"rank {rank}")
         for rank, own in enumerate(ends)
     ]
     for thread in ranks:
@@ -146,7 +148,7 @@ def _threads(run: Callable[..., None], ends: list[Ends]) -> Iterator[Callable[[]
     try:
         yield poll
     finally:
-        stop.set()  # a thread cannot be ended: it sees this at its next message
+        stop.cancel()  # a thread cannot be ended: it sees this at a checkpoint, or with a message
         for thread in ranks:
             thread.join()
 
@@ -163,13 +165,13 @@ def _processes(run: Callable[..., None], ends: list[Ends]) -> Iterator[Callable[
     try:
         for rank, own in enumerate(ends):
             ours, theirs = context.Pipe(duplex=False)
+            pipes[ours] = rank
             with theirs:
                 process = context.Process(
                     target=_process, args=(payload, rank, own, theirs), name=f"rank {rank}"
                 )
                 process.start()
             ranks.append(process)
-            pipes[ours] = rank
         yield partial(_hear_from, pipes, ranks)
     finally:
         for process in ranks:
@@ -188,7 +190,7 @@ def _hear_from(pipes: dict[Connection, int], ranks: list[Any]) -> list[Event]:
     for pipe in wait(list(pipes), timeout=_LOOK):
         rank = pipes[pipe]
         try:
-            kind, what = pickle.loads(pipe.recv_bytes())
+            kind, what = _unpickled(pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
             ranks[rank].join(GRACE)
             kind, what = "died", (f"died with exit code {ranks[rank].exitcode}", "")
@@ -197,6 +199,20 @@ def _hear_from(pipes: dict[Connection, int], ranks: list[Any]) -> list[Event]:
             pipe.close()
         events.append((rank, kind, what))
     return events
+
+
+def _unpickled(message: bytes) -> Any:
+    """What was sent; if that cannot be made here, an event that says why."""
+    try:
+        return pickle.loads(message)
+    except Exception as error:
+        return _failure(error, "sent what cannot be unpickled:")
+
+
+def _failure(error: BaseException, what: str = "raised") -> tuple[str, tuple[str, str]]:
+    lost = isinstance(error, EOFError | BrokenPipeError | Cancelled)
+    reason = f"{what} {type(error).__name__}: {error}"
+    return "lost" if lost else "failed", (reason, traceback.format_exc())
 
 
 def _process(payload: bytes, rank: int, ends: Ends, pipe: Connection) -> None:
@@ -208,7 +224,12 @@ def _process(payload: bytes, rank: int, ends: Ends, pipe: Connection) -> None:
             told = (what, recorder.trace()) if kind == "done" else what
             pipe.send_bytes(pickle.dumps((kind, told)))
 
-        pickle.loads(payload)(rank, ends, tell, bool)
+        try:
+            run = pickle.loads(payload)
+        except Exception as error:
+            tell(*_failure(error, "cannot unpickle what it should do:"))
+        else:
+            run(rank, ends, tell, bool)
 
 
 _START: dict[str, Callable[..., AbstractContextManager[Callable[[], list[Event]]]]] = {

@@ -1,0 +1,1 @@
+"""The article's threaded training program: its defects shown, and each mended in turn."""

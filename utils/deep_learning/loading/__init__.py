@@ -1,0 +1,1 @@
+"""Feeding the model: how batches are made while it computes."""

@@ -1,0 +1,1 @@
+"""An inference engine from scratch: admission, micro-batches, workers, and how to measure it."""

@@ -1,0 +1,1 @@
+"""Training one model on several workers: one interface, and a module for each strategy."""
