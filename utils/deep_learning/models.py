@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections.abc import Callable
 
 import torch
@@ -60,15 +61,18 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "tower": Tower,
 }
 
+# Must be held while torch's random numbers, which all threads share, are the model's.
+_drawing = allocate_lock()
+
 
 def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A new model by name; the same seed gives the same parameters. ValueError: unknown name.
 
-    The caller's random numbers stay as they are.
+    The caller's random numbers stay as they are, and threads may call this at the same time.
     """
     if name not in MODELS:
         raise ValueError(f"name={name!r} is no model: choose one of {', '.join(MODELS)}")
-    with torch.random.fork_rng(devices=[]):
+    with _drawing, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name]().to(dtype)
 
