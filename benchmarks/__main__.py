@@ -7,7 +7,19 @@ import sys
 
 from utils.core import machine
 
-NAMES = ("recorder", "people", "primitives", "channels", "explorer", "pools", "balance")
+NAMES = (
+    "recorder",
+    "people",
+    "primitives",
+    "channels",
+    "explorer",
+    "pools",
+    "balance",
+    "collectives",
+    "training",
+    "serving",
+    "acceleration",
+)
 
 
 def main(names: list[str]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
+import sys
 
 import pytest
 import torch
@@ -18,7 +20,9 @@ def test_compiled_equals_eager_for_any_batch():
     try:
         answer = formats.compiled(plain)
     except RuntimeError as reason:
-        pytest.skip(str(reason))
+        if sys.platform == "linux" and shutil.which("g++"):
+            raise
+        pytest.skip(f"platform: {reason}")
     with torch.inference_mode():
         for count in (1, 16):
             assert torch.allclose(answer(images[:count]), plain(images[:count]), atol=1e-5)

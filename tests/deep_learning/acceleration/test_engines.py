@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 
-from utils.core.workers import intra_op
 from utils.deep_learning import digits, models, recipe
 from utils.deep_learning.acceleration import engines
 from utils.deep_learning.acceleration.measure import Variant, named_digits, stored_bytes
@@ -17,10 +16,7 @@ from utils.deep_learning.acceleration.measure import Variant, named_digits, stor
 
 @pytest.fixture(scope="module")
 def trained() -> models.SmallCNN:
-    model = models.make("small")
-    with intra_op(1):
-        recipe.fit(model, digits.load()[0], recipe.Recipe(epochs=2))
-    return model.eval().requires_grad_(False)
+    return recipe.trained()  # once for all tests
 
 
 @pytest.fixture(scope="module")

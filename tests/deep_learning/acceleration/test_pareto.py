@@ -52,10 +52,7 @@ def test_all_variants_are_measured_and_drawn_without_one_number_on_another(monke
 
 @pytest.fixture(scope="module")
 def trained() -> models.SmallCNN:
-    model = models.make("small")
-    with intra_op(1):
-        recipe.fit(model, digits.load()[0], recipe.Recipe(epochs=1))
-    return model.eval().requires_grad_(False)
+    return recipe.trained()  # once for all tests
 
 
 def test_a_stretched_channel_changes_nothing_in_float32(trained):

@@ -1,5 +1,6 @@
 """Whatever ranks do, the caller hears of it, and nothing is left behind."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from utils.core.experiment import Cancelled, Control, checkpoint, controlled
+from utils.deep_learning.collectives import mesh as mesh_module
 from utils.deep_learning.collectives.launch import (
     RankFailed,
     _hear_from,
@@ -25,22 +27,24 @@ from utils.deep_learning.collectives.mesh import mesh
 SHARED_MEMORY = Path("/dev/shm")  # where Linux shows it
 
 
-def segments() -> set[str]:
-    return set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.is_dir() else set()
-
-
 @pytest.fixture(autouse=True)
-def nothing_is_left():
-    threads, before = set(threading.enumerate()), segments()
+def nothing_is_left(monkeypatch):
+    threads, names = set(threading.enumerate()), []
+
+    class Noted(mesh_module.Ring):
+        """Others' tests may have shared memory as well: these are the names of ours."""
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            semaphores = self.sender._filled, self.sender._freed
+            names.extend([self.name, *(f"sem.{s._semlock.name}" for s in semaphores)])
+
+    monkeypatch.setattr(mesh_module, "Ring", Noted)
     yield
     assert not [thread.name for thread in set(threading.enumerate()) - threads]
     assert not multiprocessing.active_children()
-    ours = {name for name in segments() - before if name.startswith(("psm_", "sem.mp-"))}
-    deadline = time.monotonic() + 5  # others' tests may have some of theirs
-    while ours and time.monotonic() < deadline:
-        time.sleep(0.1)
-        ours &= segments()
-    assert not ours
+    gc.collect()  # an error's traceback holds what was there
+    assert not [name for name in names if SHARED_MEMORY.joinpath(name.replace("/", "")).exists()]
 
 
 def total(group, numbers):
@@ -119,13 +123,12 @@ def test_the_error_is_of_the_rank_that_failed_first():
     assert error.value.rank == 1 and "raise KeyError" in error.value.details
 
 
-def test_a_killed_rank_is_noticed_within_seconds_and_its_report_kept():
+def test_a_killed_rank_is_noticed_and_its_report_kept():
+    """Long before the deadline, which is beyond a test's."""
     heard = []
-    start = time.monotonic()
     with pytest.raises(RankFailed, match="rank 1 died with exit code"):
-        launch(kill_myself, 2, 1, hear=lambda rank, message: heard.append((rank, message)))
+        launch(kill_myself, 2, 1, deadline=600, hear=lambda *told: heard.append(told))
     assert (1, "here") in heard
-    assert time.monotonic() - start < 40  # far from the deadline of 60 s
 
 
 def test_a_rank_killed_before_it_began(monkeypatch):
@@ -186,11 +189,9 @@ def test_cancel_ends_ranks_that_wait_for_each_other(on, after):
     control = Control()
     timer = threading.Timer(after, control.cancel)
     timer.start()
-    start = time.monotonic()
     with controlled(control), pytest.raises(Cancelled):
-        launch(wait_for_nobody, 2, on=on)
+        launch(wait_for_nobody, 2, on=on, deadline=600)  # a test has less
     timer.join()
-    assert time.monotonic() - start < 30  # the deadline is 60 s
 
 
 def test_a_failure_ends_threads_that_compute():

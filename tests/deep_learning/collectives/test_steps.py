@@ -29,7 +29,7 @@ def test_steps_end_with_everybodys_sum_in_as_many_steps_as_the_model_says(algori
         assert before != after
         for old, new in zip(sum(before, ()), sum(after, ()), strict=True):
             assert old & new == old  # nothing is lost from a sum, nothing added twice
-    if algorithm == "ring" and ranks in (2, 8):  # the least and the most that is drawn
+    if algorithm == "ring" and ranks in (2, 5):  # 8 are 15 tables, and take long to draw
         assert drawn(steps.plot(result))
 
 

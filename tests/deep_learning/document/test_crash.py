@@ -3,7 +3,6 @@
 import signal
 import sys
 import threading
-import time
 
 import psutil
 import pytest
@@ -93,13 +92,11 @@ def test_a_crash_after_the_last_variant_is_one_at_exit(monkeypatch) -> None:
 
 
 def test_cancel_kills_the_processes(monkeypatch) -> None:
-    python("import time; time.sleep(60)", monkeypatch)
+    python("import time; time.sleep(600)", monkeypatch)  # longer than a test may take
     threads, control = set(threading.enumerate()), Control()
     threading.Timer(0.5, control.cancel).start()
-    start = time.monotonic()
     with controlled(control), pytest.raises(Cancelled):
         tally(processes=3)
-    assert time.monotonic() - start < 30  # not the 60 that they wanted to sleep
     assert not children() and set(threading.enumerate()) == threads
 
 

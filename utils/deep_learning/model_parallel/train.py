@@ -6,7 +6,6 @@ the whole model, which equals that of one process that does the same steps.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -22,16 +21,12 @@ from utils.deep_learning.model_parallel.stages import Pipeline, cut
 from utils.deep_learning.model_parallel.tensor import parallelize, whole_state
 from utils.deep_learning.recipe import Recipe, loss_of
 
-# Mutex must be held whenever a model is made: the process has one source of random numbers, which
-# `models.make` seeds and draws from, and ranks may be threads.
-_making = threading.Lock()
-
 
 def train_tensor(
     group: Group, model_name: str, recipe: Recipe, steps: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
     """Every layer on every rank, a part each; the same batch for all."""
-    model = parallelize(_make(model_name, dtype), group)
+    model = parallelize(models.make(model_name, dtype=dtype), group)
 
     def step(batch: Digits) -> float:
         loss = loss_of(model, batch)
@@ -52,7 +47,7 @@ def train_pipeline(
     micro: int = 4,
 ) -> dict[str, Any]:
     """Some layers on each rank; each batch passes through in `micro` parts, by the schedule."""
-    model = _make(model_name, dtype)
+    model = models.make(model_name, dtype=dtype)
     plan = make_schedule(schedule, group.size, micro)
     sample = digits.load()[0].images[:1].to(dtype)
     pipeline = Pipeline(group, model, plan, sample)
@@ -61,11 +56,6 @@ def train_pipeline(
         for parameter in nn.ModuleList(layers).parameters():
             group.broadcast(parameter.data, plan.rank_of(number))
     return {"losses": losses, "state": model.state_dict()}
-
-
-def _make(model_name: str, dtype: torch.dtype) -> nn.Module:
-    with _making:
-        return models.make(model_name, dtype=dtype)
 
 
 def _follow(

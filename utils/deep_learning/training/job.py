@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -23,10 +22,6 @@ from utils.deep_learning.recipe import Recipe
 
 WARMUP = 5  # steps that pay for first touches and are not timed
 REPORT_EVERY = 0.1  # s: what a killed rank did since its last report is not known
-
-# _making must be held while a model is made: that borrows the random numbers of the whole process,
-# and two ranks in threads would draw from them in turns.
-_making = Lock()
 
 
 @dataclass(frozen=True)
@@ -68,9 +63,8 @@ class Job:
 
     def new_model(self, seed: int | None = None) -> nn.Module:
         """The untrained model, the same for all ranks unless `seed` says otherwise."""
-        with _making:
-            dtype = self.digits.images.dtype
-            return make(self.model, self.recipe.seed if seed is None else seed, dtype)
+        dtype = self.digits.images.dtype
+        return make(self.model, self.recipe.seed if seed is None else seed, dtype)
 
     @property
     def digits(self) -> Digits:
