@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 OVERVIEW, THREADS = "chapters/01_overview.ipynb", "chapters/02_threads.ipynb"
 PERFORMANCE = "chapters/03_performance.ipynb"
+DEEP_LEARNING = "chapters/04_deep_learning.ipynb"
 MINUTES = 60
 
 
@@ -132,6 +133,29 @@ def test_chapter_3_runs_and_balances_load_by_slider(lab) -> None:
     book.slider("workers", real).press("End")  # eight
     book.wait(lambda: book.picture(real) != first, "real threads at work")
     book.screenshot("chapter-3-two-clocks")
+
+
+@pytest.mark.timeout(12 * MINUTES)
+def test_chapter_4_runs_and_answers_to_its_sliders(lab) -> None:
+    index = places(DEEP_LEARNING)
+    book = lab.open_copy(DEEP_LEARNING)
+    book.run_all(timeout=5 * MINUTES)
+    book.wait(lambda: _ran(book, index["score"]), "the last cell run", timeout=8 * MINUTES)
+    assert not book.errors()
+
+    pipeline = book.cell(index["s412-bubble"])
+    pipeline.scroll_into_view_if_needed()
+    first = book.picture(pipeline)
+    book.slider("micro", pipeline).press("End")
+    book.wait(lambda: book.picture(pipeline) != first, "a pipeline with more micro-batches")
+    book.screenshot("chapter-4-pipeline")
+
+    engine = book.cell(index["serving-virtual"])
+    engine.scroll_into_view_if_needed()
+    first = book.picture(engine)
+    book.slider("workers", engine).press("End")
+    book.wait(lambda: book.picture(engine) != first, "an engine with more workers")
+    book.screenshot("chapter-4-engine")
 
 
 def _ran(book, number: int) -> bool:

@@ -114,12 +114,16 @@ def fit(model: nn.Module, train: Digits, recipe: Recipe | None = None) -> list[f
     return losses
 
 
-@cache
 def trained(name: str = "small") -> nn.Module:
     """A model trained on the 4000 digits, once a process. Nobody may change it: copy it first.
 
     On one thread: sums in another order would give another model on each machine.
     """
+    return _trained(name)  # to `cache`, trained() and trained("small") are two calls
+
+
+@cache
+def _trained(name: str) -> nn.Module:
     model = models.make(name)
     with intra_op(1):
         fit(model, digits.load()[0], Recipe(epochs=5 if name == "deep" else 6, shift=1))

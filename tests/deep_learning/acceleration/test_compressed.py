@@ -1,7 +1,6 @@
 import pytest
 
-from utils.core.workers import intra_op
-from utils.deep_learning import digits, models, recipe
+from utils.deep_learning import models, recipe
 from utils.deep_learning.acceleration import measure
 from utils.deep_learning.acceleration.compressed import as_csr, variants
 from utils.deep_learning.acceleration.prune import pruned
@@ -10,12 +9,9 @@ from utils.deep_learning.acceleration.sparse import CSR
 
 @pytest.fixture(scope="module")
 def results():
-    """A CNN after three epochs, in all its variants."""
-    model = models.make("small")
-    with intra_op(1):  # on a busy machine the fastest
-        recipe.fit(model, digits.load()[0], recipe.Recipe(epochs=3))
-        model.eval().requires_grad_(False)
-        return {each.name: each for each in measure.measure(variants(model), repeats=1)}
+    """The trained CNN in all its variants."""
+    made = variants(recipe.trained())
+    return {each.name: each for each in measure.measure(made, repeats=1)}
 
 
 def test_all_are_smaller_and_nearly_as_good(results) -> None:

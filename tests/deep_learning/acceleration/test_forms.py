@@ -11,7 +11,7 @@ from utils.deep_learning import digits, models
 from utils.deep_learning.acceleration import floats, formats, gpu
 from utils.deep_learning.acceleration.measure import stored_bytes
 
-GPU = pytest.mark.skipif(gpu.device() is None, reason="torch finds no GPU here")
+GPU = pytest.mark.skipif(gpu.device() is None, reason="platform: torch finds no GPU here")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,11 @@ from utils.deep_learning.document import crash
 from utils.deep_learning.document.crash import Trial, ending, plot, tally, trial
 from utils.deep_learning.document.program import UNSAFE, Settings
 
+try:
+    from multiprocessing import resource_tracker
+except ImportError:  # Windows has none
+    resource_tracker = None
+
 LIVED = Trial("zeroed in place", 1, applied=(1, 0, 2, 1, 0.5), errors=("a", "b"), accuracy=0.1)
 DIED = Trial("import mended", 1, crash="SIGSEGV in zero_grad")
 REPORT = """Fatal Python error: Segmentation fault
@@ -25,7 +30,9 @@ Current thread 0x00007f2e45efa6c1 (most recent call first):
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Ours, without the one that `multiprocessing` keeps when it has made shared memory."""
+    tracker = resource_tracker._resource_tracker._pid if resource_tracker else None
+    return [one for one in psutil.Process().children(recursive=True) if one.pid != tracker]
 
 
 def test_batches_are_counted_by_how_often_they_were_applied() -> None:

@@ -22,7 +22,7 @@ from utils.deep_learning import digits, models, recipe
 from utils.deep_learning.acceleration.quantise import symmetric
 from utils.deep_learning.models import SmallCNN
 
-WIDTHS = range(8, 1, -1)
+WIDTHS = (8, 6, 5, 4, 3, 2)
 AXES = {"one scale a tensor": None, "one scale a channel": 0}
 
 

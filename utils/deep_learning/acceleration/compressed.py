@@ -22,19 +22,20 @@ def variants(
 ) -> dict[str, Variant]:
     """For the Pareto picture: `model` itself first, then what became of it; none shares a tensor.
 
-    A share of zeros, channels kept and the 2:4 pattern are fine-tuned for an epoch (a second each).
+    The share of zeros and the channels kept are fine-tuned for an epoch (a second each, once a
+    process); the 2:4 pattern costs so little that it stays as cut.
     `bytes` count what a file or an idle model holds. Where no kernel here reads the format (CSR in
     a convolution, 2:4, a codebook), the answers come from the decoded, dense weights, and `macs`
     and time are the dense ones.
     """
-    holey = prune.pruned(model, zeros, epochs=1)
-    half = prune.masked(model, {"fc1": semi_structured.two_of_four(model.fc1.weight)}, epochs=1)
+    holey = prune.pruned(model, zeros, "global", 1)
+    half = prune.masked(model, {"fc1": semi_structured.two_of_four(model.fc1.weight)})
     decoded, values = sharing.shared(model, bits)
     return {
         "float32": measure.of(model),
         f"{zeros:.0%} zeros": stored(holey, as_csr(holey)),
         "2:4 in fc1": stored(half, {"fc1": semi_structured.pack(half.fc1.weight).nbytes}),
-        f"{kept:.0%} of channels": measure.of(structured.thinned(model, kept, epochs=1)),
+        f"{kept:.0%} of channels": measure.of(structured.thinned(model, kept, 1)),
         f"rank {rank}": measure.of(low_rank.narrowed(model, rank)),
         f"{2**bits} values": stored(decoded, {name: v.nbytes for name, v in values.items()}),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import onnx
@@ -24,8 +25,12 @@ from utils.deep_learning.acceleration.measure import Variant
 CALIBRATION = 200  # digits to train on that static quantisation looks at
 
 
+@lru_cache(maxsize=4)  # making one takes seconds
 def graph_of(model: nn.Module) -> onnx.ModelProto:
-    """`model` as an ONNX graph from "images" (n, 1, 28, 28) to "logits" (n, 10), n being free."""
+    """`model` as an ONNX graph from "images" (n, 1, 28, 28) to "logits" (n, 10), n being free.
+
+    Who changes the model afterwards needs a copy of it for a new graph.
+    """
     program = torch.onnx.export(
         model,
         (torch.zeros(2, 1, 28, 28),),

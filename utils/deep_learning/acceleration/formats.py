@@ -91,7 +91,7 @@ def run(
         truth = original(images)
         difference = {name: (form(images) - truth).abs().max() for name, form in forms.items()}
         works = {name: lambda form=form: form(images) for name, form in forms.items()}
-        times = bench.compare(works, repeats=7, warmup=2)
+        times = bench.compare(works, repeats=5, warmup=2)
     numbers = {name: value.item() for name, value in difference.items()}
     return Result(model, batch, threads, times, numbers, note)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from utils.core import plots
 from utils.core.experiment import Range, checkpoint, experiment
+from utils.core.workers import intra_op
 from utils.deep_learning import digits, models, recipe
 from utils.deep_learning.recipe import Recipe
 
@@ -94,17 +96,22 @@ def masked(model: nn.Module, masks: dict[str, Tensor], epochs: int = 0) -> nn.Mo
     return sparse.eval().requires_grad_(False)
 
 
+@cache
 def pruned(
     model: nn.Module, sparsity: float, scope: Scope = "global", epochs: int = 0
 ) -> nn.Module:
-    """A copy of `model` without its smallest weights, fine-tuned if `epochs` is not 0."""
+    """A copy of `model` without its smallest weights, fine-tuned if `epochs` is not 0.
+
+    Made once for the same arguments, so nobody may change `model` or the copy after that.
+    """
     return masked(model, magnitude_masks(model, sparsity, scope), epochs)
 
 
 def tune(model: nn.Module, epochs: int) -> None:
-    """Train `model`, in place, a little longer on the digits it was trained on."""
+    """Train `model`, in place, a little longer on the digits it was trained on; on one thread."""
     if epochs:
-        recipe.fit(model, digits.load()[0], Recipe(epochs, rate=RATE))
+        with intra_op(1):
+            recipe.fit(model, digits.load()[0], Recipe(epochs, rate=RATE))
 
 
 SPARSITIES = (0, 50, 70, 80, 90, 95, 98)  # %
@@ -133,13 +140,18 @@ def run(
     model, held_out = recipe.trained(), digits.load()[1]
     grid = sorted({*SPARSITIES, sparsity})
     cut, left = {}, {}
-    for number, each in enumerate(("global", "layer")):
-        checkpoint(number, 2, "pruning")
-        cut[each] = {s: models.accuracy(pruned(model, s / 100, each), held_out) for s in grid}
-        masks = magnitude_masks(model, sparsity / 100, each)
-        left[each] = {name: mask.float().mean().item() for name, mask in masks.items()}
     again = sorted({*TUNED, sparsity}) if epochs else ()
-    tuned = {s: models.accuracy(pruned(model, s / 100, scope, epochs), held_out) for s in again}
+
+    def right(percent: int, scope: Scope, epochs: int) -> float:
+        return models.accuracy(pruned(model, percent / 100, scope, epochs), held_out)
+
+    with intra_op(1):  # so small a network gains nothing by more threads
+        for number, each in enumerate(("global", "layer")):
+            checkpoint(number, 2, "pruning")
+            cut[each] = {s: right(s, each, 0) for s in grid}
+            masks = magnitude_masks(model, sparsity / 100, each)
+            left[each] = {name: mask.float().mean().item() for name, mask in masks.items()}
+        tuned = {s: right(s, scope, epochs) for s in again}
     return Result(scope, sparsity, epochs, cut, tuned, left)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from utils.core import plots
 from utils.core.experiment import Range, checkpoint, experiment
+from utils.core.workers import intra_op
 from utils.deep_learning import digits, models, recipe
 from utils.deep_learning.acceleration import prune
 
@@ -114,11 +115,12 @@ def run(bits: Annotated[int, Range(1, 8, label="bits a weight")] = 4) -> Result:
     """Share the weights of the trained CNN's layers, 2 to 256 values a layer."""
     model, held_out = recipe.trained(), digits.load()[1]
     accuracy, nbytes = {}, {}
-    for each in range(1, 9):
-        checkpoint(each, 8, "sharing")
-        decoded, stored = shared(model, each)
-        accuracy[each] = models.accuracy(decoded, held_out)
-        nbytes[each] = sum(layer.nbytes for layer in stored.values())
+    with intra_op(1):  # so small a network gains nothing by more threads
+        for each in range(1, 9):
+            checkpoint(each, 8, "sharing")
+            decoded, stored = shared(model, each)
+            accuracy[each] = models.accuracy(decoded, held_out)
+            nbytes[each] = sum(layer.nbytes for layer in stored.values())
     return Result(bits, accuracy, nbytes, model.fc1.weight, share(model.fc1.weight, bits))
 
 

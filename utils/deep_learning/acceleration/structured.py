@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from utils.core import plots
 from utils.core.experiment import Range, experiment
+from utils.core.workers import intra_op
 from utils.deep_learning import digits, models, recipe
 from utils.deep_learning.acceleration import measure, prune
 from utils.deep_learning.acceleration.measure import Measured
@@ -87,8 +89,12 @@ def zeroed(model: nn.Module, share: float) -> nn.Module:
     return same_size
 
 
+@cache
 def thinned(model: nn.Module, share: float, epochs: int = 0) -> nn.Module:
-    """`shrink`, then fine-tuning for `epochs` if that is not 0."""
+    """`shrink`, then fine-tuning for `epochs` if that is not 0.
+
+    Made once for the same arguments, so nobody may change `model` or the small one after that.
+    """
     small = shrink(model, share).requires_grad_(True)
     prune.tune(small, epochs)
     return small.eval().requires_grad_(False)
@@ -118,9 +124,10 @@ def run(
     model, held_out = recipe.trained(), digits.load()[1]
     shares = sorted({*SHARES, kept}, reverse=True)
     variants = {f"{share} %": measure.of(thinned(model, share / 100)) for share in shares}
-    cut = dict(zip(shares, measure.measure(variants, batch=batch), strict=True))
+    cut = dict(zip(shares, measure.measure(variants, batch=batch, repeats=5), strict=True))
     again = sorted({*TUNED, kept} - {100}) if epochs else []
-    tuned = {s: models.accuracy(thinned(model, s / 100, epochs), held_out) for s in again}
+    with intra_op(1):
+        tuned = {s: models.accuracy(thinned(model, s / 100, epochs), held_out) for s in again}
     return Result(kept, batch, cut, tuned)
 
 

@@ -95,16 +95,16 @@ def ending(code: int, errors: str) -> str:
 
 
 def article(workers: int, steps: int) -> Settings:
-    """About `steps` small batches, at the article's learning rate."""
+    """About `steps` small batches, at the article's learning rate; each thread computes alone."""
     epochs = -(-steps // 400)
-    return Settings(10 * (steps // epochs), 10, epochs, workers, rate=0.01)
+    return Settings(10 * (steps // epochs), 10, epochs, workers, inside=1, rate=0.01)
 
 
 @experiment
 def tally(
-    processes: Annotated[int, Range(1, 12)] = 2,
+    processes: Annotated[int, Range(1, 12)] = 1,
     workers: Annotated[int, Range(1, 16, label="threads")] = 4,
-    steps: Annotated[int, Range(50, 1600, 50)] = 400,
+    steps: Annotated[int, Range(50, 1600, 50)] = 200,
 ) -> list[Trial]:
     """Let each of `processes` processes try the unsafe variants: `steps` steps of 10 digits."""
     settings = article(workers, steps)

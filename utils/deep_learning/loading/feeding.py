@@ -77,10 +77,10 @@ class Feeding:
 @experiment
 def feed(
     fineness: Annotated[int, Range(1, 16, label="fineness (cost of loading)")] = 4,
-    processes: Annotated[int, Range(0, min(8, max(1, machine.cores())))] = 1,
+    processes: Annotated[int, Range(0, min(8, max(1, machine.cores())))] = 0,
     ahead: Annotated[int, Range(1, 8, label="batches ahead, a loader")] = 2,
     batch: Annotated[int, Range(16, 256, 16, label="digits a batch")] = 64,
-    steps: Annotated[int, Range(4, 15)] = 8,
+    steps: Annotated[int, Range(4, 15)] = 6,
 ) -> Feeding:
     """Train a small network, loading in turn, by a thread and by processes (if any)."""
     data = Augmented(steps * batch, fineness)

@@ -3,7 +3,7 @@
 A batch is due when it is full, or when its oldest request has waited `max_wait`. With a `max_wait`
 of 0 a free worker takes whatever is there: batches then grow by themselves under load, because
 requests gather while all workers are busy. (D. Crankshaw et al., "Clipper: A Low-Latency Online
-Prediction Serving System", NSDI 2017, section 4.3: adaptive and delayed batching.)
+Prediction Serving System", NSDI 2017: adaptive and delayed batching.)
 
 Times are whole nanoseconds. Who runs the policy tells it what time it is: the engine asks the
 machine's clock, the simulation a virtual one, and both ask the very same object.

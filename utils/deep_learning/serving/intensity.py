@@ -83,6 +83,7 @@ def plot(result: Intensity) -> plots.Picture:
     for size, height in zip(SIZES, measured, strict=True):
         text = f"{result.intensity(size):.2g} op/B"
         ax.annotate(text, (size, height), (3, 6), textcoords="offset points", fontsize=8)
+    ax.margins(0.08, 0.1)
     ax.set_title(f"ms an item, {result.weights * FLOAT / 1e6:.1f} MB of weights", loc="left")
     log_scale(ax, "y")
     ax.set_xscale("log", base=2)
