@@ -50,7 +50,7 @@ def variants() -> dict[str, Variant]:
 @experiment
 def run(batch: Annotated[int, Range(1, 256)] = 64) -> Result:
     """Measure every variant for batches of this size."""
-    return Result(batch, tuple(measure(variants(), batch=batch, repeats=5)))
+    return Result(batch, tuple(measure(variants(), batch=batch, repeats=3)))
 
 
 def frontier(costs: Sequence[float], gains: Sequence[float]) -> list[int]:

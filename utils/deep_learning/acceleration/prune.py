@@ -115,7 +115,7 @@ def tune(model: nn.Module, epochs: int) -> None:
 
 
 SPARSITIES = (0, 50, 70, 80, 90, 95, 98)  # %
-TUNED = (90, 95)
+TUNED = (95,)
 
 
 @dataclass(frozen=True)

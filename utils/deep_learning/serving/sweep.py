@@ -19,7 +19,7 @@ from utils.deep_learning.serving import service
 from utils.deep_learning.serving.served import Served
 from utils.deep_learning.serving.service import Name, Threads, Workers, log_scale
 
-FACTORS = (0.5, 0.9, 2, 4, 7, 10)  # of what one at a time could do at best
+FACTORS = (0.5, 0.9, 3, 8)  # of what one at a time could do at best
 MODES = {"one at a time": 1, "micro-batches": 64}  # by their max_batch
 
 
