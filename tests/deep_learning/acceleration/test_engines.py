@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from pathlib import Path
 
@@ -82,3 +83,9 @@ def test_nothing_is_left_behind_and_nothing_is_said(graph, tmp_path, monkeypatch
         engines.dynamic(graph)
     assert list(Path(tmp_path).iterdir()) == []
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_an_export_leaves_no_thread(trained):
+    before = set(threading.enumerate())
+    engines.graph_of(torch.nn.Sequential(trained))  # a model that no graph was made of
+    assert set(threading.enumerate()) <= before

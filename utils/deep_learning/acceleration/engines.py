@@ -8,7 +8,8 @@ engine also has int8 kernels for most CPUs. Source: ONNX Runtime, "Quantize ONNX
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from utils.deep_learning import digits
 from utils.deep_learning.acceleration.measure import Variant
@@ -31,16 +33,27 @@ def graph_of(model: nn.Module) -> onnx.ModelProto:
 
     Who changes the model afterwards needs a copy of it for a new graph.
     """
-    program = torch.onnx.export(
-        model,
-        (torch.zeros(2, 1, 28, 28),),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        dynamo=True,
-        verbose=False,
-    )
+    with _no_monitor():
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(2, 1, 28, 28),),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            dynamo=True,
+            verbose=False,
+        )
     return program.model_proto
+
+
+@contextmanager
+def _no_monitor() -> Iterator[None]:
+    """The export has a progress bar, whose monitor is a thread that would stay for ever."""
+    before, tqdm.monitor_interval = tqdm.monitor_interval, 0
+    try:
+        yield
+    finally:
+        tqdm.monitor_interval = before
 
 
 def answering(graph: onnx.ModelProto, threads: int = 1) -> Callable[[Tensor], Tensor]:
