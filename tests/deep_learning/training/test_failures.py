@@ -1,6 +1,7 @@
 """What `train` refuses, and what is left when a training fails or is cancelled."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -67,11 +68,14 @@ def test_a_cancelled_training_ends(strategy):
 
 @pytest.mark.timeout(60)
 def test_a_thread_that_fails_ends_those_that_do_not_wait_for_it(monkeypatch):
-    step = Hogwild.step
+    step, begun = Hogwild.step, threading.Semaphore(0)
 
     def fail(self, mine, whole):
         if self.group.rank == 1:
+            begun.acquire()
+            begun.acquire()  # rank 0 has begun its second step, so it has done one
             raise OSError("rank 1 has had enough")
+        begun.release()
         return step(self, mine, whole)
 
     monkeypatch.setattr(Hogwild, "step", fail)
