@@ -150,7 +150,7 @@ def test_the_ladder_runs_every_mended_variant_in_every_round(monkeypatch) -> Non
     for serial in (ladder.SERIAL, ladder.SERIAL_ALL_CORES):
         assert result.speedup(serial, serial) == 1 and result.repeatable(serial)
     assert result.speedup(ladder.SERIAL) == 1
-    assert result.repeatable("own gradients, threads = cores")
+    assert result.repeatable("own gradients, threads ≤ cores")
     assert torch.get_num_threads() == before
     ladder.plot(result)
     ladder.plot_timelines(result, ["one lock", "own gradients"])
@@ -160,7 +160,7 @@ def test_the_ladder_runs_every_mended_variant_in_every_round(monkeypatch) -> Non
 def test_the_last_rung_has_no_more_threads_than_cores(cores, monkeypatch) -> None:
     monkeypatch.setattr("utils.core.machine.cores", lambda: cores)
     for workers in (1, 4, 16):
-        _, fitted = ladder.rungs(Settings(workers=workers))["own gradients, threads = cores"]
+        _, fitted = ladder.rungs(Settings(workers=workers))["own gradients, threads ≤ cores"]
         assert 1 <= fitted.workers * fitted.inside <= cores and fitted.workers <= workers
 
 

@@ -31,7 +31,7 @@ def rungs(settings: Settings) -> dict[str, tuple[str, Settings]]:
         "one lock": ("one lock", settings),
         "bounded window": ("bounded window", settings),
         "own gradients": ("own gradients", settings),
-        "own gradients, threads = cores": ("own gradients", fitted),
+        "own gradients, threads ≤ cores": ("own gradients", fitted),
     }
 
 
