@@ -13,8 +13,6 @@ from contextlib import ExitStack
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.core import trace
@@ -69,6 +67,10 @@ class FSDP(DDP):
     resumable = False
 
     def wrap(self) -> nn.Module:
+        # Here, because they take a second to import, and every rank of any strategy would pay.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         mesh = init_device_mesh(self.group.device.type, (self.group.size,))
         for layer in self.model.children():
             if any(True for _ in layer.parameters()):

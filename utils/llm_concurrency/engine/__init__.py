@@ -1,0 +1,1 @@
+"""The engine: many requests share one language model, a step at a time."""
