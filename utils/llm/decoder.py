@@ -179,15 +179,18 @@ class Decoder(nn.Module):
         self, tokens: Tensor, cache: Cache | None = None, real: Tensor | None = None
     ) -> Tensor:
         """The vector of each token before the head compares it: (batch, new, hidden)."""
+        return self.run(self.embed_tokens(tokens), cache, real)
+
+    def run(self, x: Tensor, cache: Cache | None = None, real: Tensor | None = None) -> Tensor:
+        """The same from vectors (batch, new, hidden), which need not be those of tokens."""
         past = cache.length if cache is not None else 0
-        end = past + tokens.shape[1]
+        end = past + x.shape[1]
         if real is None:
-            real = torch.ones(len(tokens), end, dtype=torch.bool)
+            real = torch.ones(len(x), end, dtype=torch.bool)
         places = torch.arange(end)
         visible = (places <= places[past:, None]) & real[:, None, None, :]
         visible = visible | (places == places[past:, None])  # padding sees itself: no empty softmax
         positions = (real.long().cumsum(-1) - 1).clamp(min=0)[:, None, past:]
-        x = self.embed_tokens(tokens)
         turn = rotation(positions, self.config, x.dtype)
         for block in self.layers:
             x = block(x, turn, visible, cache)

@@ -6,6 +6,7 @@ can be shown only once its last byte has come.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,13 @@ from utils.core import assets
 START, END = "<|im_start|>", "<|im_end|>"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
+# A vocabulary is written as text, with a letter for each byte: itself, if it can be seen (and is
+# no space), else one from 256 on (Radford et al., "Language Models are Unsupervised Multitask
+# Learners", 2019).
+_SEEN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTES = {chr(byte): byte for byte in _SEEN}
+_BYTES |= {chr(256 + n): byte for n, byte in enumerate(sorted({*range(256)} - {*_SEEN}))}
+
 
 class Tokens:
     """The vocabulary of a model, and the rules that cut a text into it."""
@@ -27,12 +35,19 @@ class Tokens:
         self.size = self._library.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """`START` and `END` in a text become one token each."""
+        """`START` and `END` in a text become one token each.
+
+        A byte that is in no token is left out: here, some control characters.
+        """
         return self._library.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Bytes that are no whole letter yet become "�"."""
         return self._library.decode(list(tokens), skip_special_tokens=False)
+
+    def spell(self, token: int) -> bytes:
+        """The bytes that a token stands for; those of all tokens join to the text."""
+        return bytes(_BYTES[letter] for letter in self._library.id_to_token(token))
 
     def chat(self, question: str, system: str = SYSTEM) -> list[int]:
         """The tokens of a question as the model has learnt to be asked."""
@@ -49,29 +64,17 @@ def smollm2() -> Tokens:
 class Pieces:
     """Text as it comes: each token in, what can be shown out; the pieces join to the whole.
 
-    Only the tokens since the last shown letter are decoded again, so a long answer costs no more
-    for each token than a short one.
+    Bytes that open a letter wait for the rest of it; bytes that cannot become one show as "�".
     """
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._window: list[int] = []  # some tokens shown already, for what they lend to the next
-        self._shown = 0  # tokens of the window whose text is out
+        self._letters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: int) -> str:
         """The text that this token completes; "" if it ends within a letter."""
-        self._window.append(token)
-        text = self._tokens.decode(self._window)
-        if text.endswith("�") and len(self._window) - self._shown < 4:
-            return ""  # a letter has at most 4 bytes, so 4 tokens with none complete are no letter
-        return self._show(text)
+        return self._letters.decode(self._tokens.spell(token))
 
     def flush(self) -> str:
-        """What is left at the end, whole or not."""
-        return self._show(self._tokens.decode(self._window))
-
-    def _show(self, text: str) -> str:
-        piece = text[len(self._tokens.decode(self._window[: self._shown])) :]
-        self._window = self._window[self._shown :]
-        self._shown = len(self._window)
-        return piece
+        """What is left at the end: "", or "�" for a letter that never ended."""
+        return self._letters.decode(b"", final=True)

@@ -45,7 +45,7 @@ def build(config: Config, state: dict[str, Tensor]) -> Decoder:
     with torch.device("meta"):  # no time for numbers that are replaced at once
         model = Decoder(config)
     state = {name.removeprefix("model."): value.float() for name, value in state.items()}
-    if config.tied:
+    if config.tied and "embed_tokens.weight" in state:
         state["lm_head.weight"] = state["embed_tokens.weight"]
     try:
         model.load_state_dict(state, assign=True)

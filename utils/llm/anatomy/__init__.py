@@ -1,0 +1,1 @@
+"""Where the parameters of a model are, where its time is, and what bounds it."""

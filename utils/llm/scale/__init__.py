@@ -1,0 +1,1 @@
+"""How large models are, what that costs, and what replicas and hardware change about it."""
