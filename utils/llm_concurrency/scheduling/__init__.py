@@ -1,0 +1,1 @@
+"""Experiments on scheduling: the engine's own scheduler, on a virtual clock and on the real one."""
