@@ -61,7 +61,10 @@ GB = 10**9
 ENVIRONMENT_GB = 8 if sys.platform == "linux" else 4  # Linux wheels of torch bring CUDA along
 CELL_TIMEOUT_S = 300
 # nbval runs every cell of a chapter and compares the outputs of those tagged nbval-check-output.
-NBVAL = ("--nbval-lax", f"--nbval-cell-timeout={CELL_TIMEOUT_S}")
+NBVAL = (
+    *("-p", "tests.notebooks.leftovers"),
+    *("--nbval-lax", f"--nbval-cell-timeout={CELL_TIMEOUT_S}"),
+)
 OFFLINE_HELP = (
     "Check the connection, or name your classroom's index in the environment variable "
     "COURSE_INDEX_URL; pip's own configuration (pip config) is used as well."
