@@ -1,0 +1,1 @@
+"""What stands in the way: memory, messages, imbalance, error, consistency."""

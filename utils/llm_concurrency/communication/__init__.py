@@ -1,0 +1,1 @@
+"""What it costs when those who share a model have to talk."""

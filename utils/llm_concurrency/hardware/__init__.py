@@ -1,0 +1,1 @@
+"""One model on one machine: threads, vector instructions, fewer bits."""
