@@ -19,6 +19,7 @@ NAMES = (
     "training",
     "serving",
     "acceleration",
+    "engine",
 )
 
 

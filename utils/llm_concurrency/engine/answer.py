@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
 from utils.llm.tokens import Pieces, Tokens
 from utils.llm_concurrency.engine.request import DeadlinePassed, Reason, Request
@@ -106,7 +107,8 @@ class Answer:
         loop, more = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(more.set)
+            with suppress(RuntimeError):  # the loop is closed: nobody reads here any more
+                loop.call_soon_threadsafe(more.set)
 
         with self._changed:
             self._listeners.append(wake)

@@ -125,6 +125,10 @@ class BlockPool:
             found.append(block)
         return found
 
+    def known(self, block: int) -> bool:
+        """Whether the block's content could be found."""
+        return block in self._content
+
     def _forget(self, block: int) -> None:
         if (content := self._content.pop(block, None)) is not None:
             del self._block[content], self._identity[block]

@@ -76,22 +76,27 @@ class Core:
         self.scheduler.add(sequence)
 
     def step(self) -> list[Advance]:
-        """Compute one step. If that raises, its sequences are gone and their memory is back."""
+        """Compute one step. If that raises, its sequences are gone and their memory is back.
+
+        If there is no plan yet, nobody knows whose fault it is: then all are gone.
+        """
         start = self.clock()
-        if self.proposer is not None:
-            self.proposer.propose([one for one in self.scheduler.running if one.decoding])
-        plan = self.scheduler.plan()
+        concerned = [*self.scheduler.running, *self.scheduler.waiting]
         try:
+            if self.proposer is not None:
+                self.proposer.propose([one for one in self.scheduler.running if one.decoding])
+            plan = self.scheduler.plan()
+            concerned = [work.sequence for work in plan.work]
             drawn = self.runner.run(plan)
-        except BaseException:
+            self.steps += 1
+            end = self.clock()
             for work in plan.work:
-                self.scheduler.remove(work.sequence)
+                self._record(work, start, end)
+            return [self._advance(*pair, end) for pair in zip(plan.work, drawn, strict=True)]
+        except BaseException:
+            for sequence in concerned:
+                self.scheduler.remove(sequence)
             raise
-        self.steps += 1
-        end = self.clock()
-        for work in plan.work:
-            self._record(work, start, end)
-        return [self._advance(*pair, end) for pair in zip(plan.work, drawn, strict=True)]
 
     def _advance(self, work: Work, drawn: Drawn, time: int) -> Advance:
         sequence, pool = work.sequence, self.scheduler.pool
@@ -101,12 +106,11 @@ class Core:
             return Advance(sequence, drawn, None)
         self.drafted += len(sequence.draft)
         self.accepted += len(drawn.tokens) - 1
-        done = work.count - len(sequence.draft) + len(drawn.tokens) - 1  # wrong guesses are void
         drawn = self._until_end(sequence, drawn)
         sequence.draft = []
         sequence.tokens += drawn.tokens
         sequence.times += [time] * len(drawn.tokens)
-        sequence.advance(pool, min(done, len(sequence.tokens) - 1 - work.start))
+        sequence.advance(pool, len(sequence.tokens) - 1 - work.start)  # wrong guesses are void
         self.scheduler.policy.computed(sequence, work.count)
         ended = self._ended(sequence)
         if ended:

@@ -101,20 +101,27 @@ class Engine:
             raise TooLong(f"{request.length} tokens do not fit into a memory of {most}")
         if not all(0 <= token < self.config.vocabulary for token in request.prompt):
             raise Rejected(f"prompt: give tokens from 0 to {self.config.vocabulary - 1}")
-        answer = Answer(next(self._numbers), request, self._drop)
-        answer.submitted = now()
         with self._news:
             if self._closing:
                 raise EngineClosed("the engine is closed")
+            answer = Answer(next(self._numbers), request, self._drop)
+            answer.submitted = now()
             self._inbox.append(answer)
             self._news.notify()
         return answer
 
     def generate(self, requests: Iterable[Request], timeout: float | None = None) -> list[Answer]:
-        """Submit all, wait for all."""
-        answers = [self.submit(request) for request in requests]
-        for answer in answers:
-            answer.result(timeout)
+        """Submit all, wait for all; if one fails or takes over `timeout` s, cancel the rest."""
+        answers: list[Answer] = []
+        try:
+            for request in requests:
+                answers.append(self.submit(request))
+            for answer in answers:
+                answer.result(timeout)
+        except BaseException:
+            for answer in answers:
+                answer.cancel()
+            raise
         return answers
 
     def close(self) -> None:
@@ -143,7 +150,10 @@ class Engine:
                 self._fail(error)
                 continue
             for advance in advances:
-                self._deliver(advance)
+                try:
+                    self._deliver(advance)
+                except Exception as error:  # a token that stands for no text
+                    self._end(advance.sequence.number, "failed", error)
         for number in list(self._open):
             self._end(number, "cancelled")
 
@@ -158,7 +168,10 @@ class Engine:
         for answer in new:
             sequence = Sequence(answer.number, answer.request)
             self._open[answer.number] = sequence, answer, Text(self.tokens, answer.request.stop)
-            self.core.add(sequence)
+            try:
+                self.core.add(sequence)
+            except Exception as error:  # a policy raised
+                self._end(answer.number, "failed", error)
         for answer in unwanted:
             if answer.number in self._open:
                 self._end(answer.number, "cancelled")
@@ -183,16 +196,19 @@ class Engine:
                 break
         answer.times = sequence.times[: len(answer.tokens)]
         answer.logprobs += advance.drawn.logprobs
+        del answer.logprobs[len(answer.tokens) :]  # nor those behind a stop
         if advance.ended or text.stopped:
             self._end(sequence.number, "stop" if text.stopped else advance.ended)
 
     def _end(self, number: int, reason: Reason, error: BaseException | None = None) -> None:
         sequence, answer, text = self._open.pop(number)
-        scheduler = self.core.scheduler
-        if sequence in scheduler.running or sequence in scheduler.waiting:
-            scheduler.remove(sequence)
+        self.core.scheduler.remove(sequence)
         if last := text.flush():
             answer.write(last)
+        if error is not None:
+            failed = EngineFailed(f"request {number}: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            error = failed
         answer.end(reason, error)
 
     def _fail(self, error: Exception) -> None:
@@ -201,6 +217,4 @@ class Engine:
         there = {*scheduler.running, *scheduler.waiting}
         for number, (sequence, _, _) in list(self._open.items()):
             if sequence not in there:
-                failed = EngineFailed(f"request {number}: {type(error).__name__}: {error}")
-                failed.__cause__ = error
-                self._end(number, "failed", failed)
+                self._end(number, "failed", error)

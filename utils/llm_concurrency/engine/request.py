@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 from utils.llm.sampling import GREEDY, Sampling
 
+T = TypeVar("T")
 Reason = Literal["stop", "length", "cancelled", "deadline", "failed"]  # why an answer ended
 
 
@@ -51,14 +55,63 @@ class Request:
     length: int = field(init=False)  # tokens of prompt and answer at most
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prompt", tuple(self.prompt))
+        # What is wrong must be found here: later it would hurt those who share a step with it.
+        for name, (read, what) in _ALLOWED.items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, read(value))
+            except (TypeError, ValueError):
+                raise Rejected(f"{name}={value!r} is not allowed: give {what}") from None
         object.__setattr__(self, "length", len(self.prompt) + self.limit)
-        allowed = {
-            "prompt": (len(self.prompt) > 0, "at least one token"),
-            "limit": (self.limit >= 1, "at least 1"),
-            "stop": (not isinstance(self.stop, str) and all(self.stop), "texts that are not empty"),
-            "deadline": (self.deadline is None or self.deadline > 0, "seconds above 0"),
-        }
-        for name, (holds, what) in allowed.items():
-            if not holds:
-                raise Rejected(f"{name}={getattr(self, name)!r} is not allowed: give {what}")
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _prompt(tokens: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    numbers = tuple(map(operator.index, tokens))
+    _require(len(numbers) > 0)
+    return numbers
+
+
+def _whole(low: float = -math.inf, end: float = math.inf) -> Callable[[SupportsIndex], int]:
+    def read(value: SupportsIndex) -> int:
+        number = operator.index(value)
+        _require(low <= number < end)
+        return number
+
+    return read
+
+
+def _stop(texts: Iterable[str]) -> tuple[str, ...]:
+    _require(not isinstance(texts, str))
+    texts = tuple(texts)
+    _require(all(isinstance(text, str) and text for text in texts))
+    return texts
+
+
+def _deadline(seconds: float | None) -> float | None:
+    _require(seconds is None or seconds > 0)
+    return seconds
+
+
+def _a(kind: type[T]) -> Callable[[T], T]:
+    def read(value: T) -> T:
+        _require(isinstance(value, kind))
+        return value
+
+    return read
+
+
+_ALLOWED: Mapping[str, tuple[Callable[[Any], object], str]] = {
+    "prompt": (_prompt, "token numbers, at least one"),
+    "limit": (_whole(1), "a whole number from 1"),
+    "sampling": (_a(Sampling), "a Sampling"),
+    "seed": (_whole(-(2**63), 2**63), "a whole number of 64 bits"),
+    "stop": (_stop, "texts that are not empty"),
+    "deadline": (_deadline, "seconds above 0, or None"),
+    "priority": (_whole(), "a whole number"),
+    "user": (_a(str), "a text"),
+}

@@ -1,11 +1,11 @@
 """From scores to tokens: one for each sequence, or several if its guesses were right.
 
-A guess is accepted with the probability that the model gives it. If it is not, the token is drawn
-from what the guess leaves over. So a token has the model's own distribution, whoever guesses; and
-if the best token is always taken, a guess is accepted if it is the best one.
+Each token is drawn as if nobody had guessed; a guess is accepted if it is what was drawn, and what
+was computed behind it then counts. So a guess is accepted with the probability that the model gives
+it, tokens have the model's own distribution, and a seed gives the same tokens whoever guesses.
 
 Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding"
-(arXiv:2211.17192; here a guess is certain of itself, so its own probability is 1).
+(arXiv:2211.17192; their rule, for a guess that is certain of itself: its probability is 1).
 """
 
 from __future__ import annotations
@@ -53,14 +53,10 @@ def _tokens(sequence: Sequence, scores: Tensor, best: list[int]) -> list[int]:
     tokens: list[int] = []
     for line, guess in zip(scores, [*sequence.draft, None], strict=True):
         chances = probabilities(line, how, [*sequence.tokens, *tokens])
-        if guess is not None:
-            if torch.rand((), generator=sequence.dice) < chances[guess]:
-                tokens.append(guess)
-                continue
-            chances = chances.index_fill(0, torch.tensor(guess), 0)
-        drawn = torch.multinomial(chances, 1, generator=sequence.dice)
-        return [*tokens, int(drawn)]
-    raise AssertionError("the last line has no guess")
+        tokens.append(int(torch.multinomial(chances, 1, generator=sequence.dice)))
+        if tokens[-1] != guess:
+            break
+    return tokens
 
 
 def _logprobs(sequence: Sequence, scores: Tensor, tokens: list[int]) -> list[float]:

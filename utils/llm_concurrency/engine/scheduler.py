@@ -82,12 +82,19 @@ class Scheduler:
             length = sequence.request.length
             raise TooLong(f"{length} tokens do not fit into a memory of {most}")
         self.policy.arrived(sequence)
-        self.waiting.append(sequence)
+        if sequence.table and len(self.running) < self.slots:  # a fork: it has memory, so it runs
+            self.running.append(sequence)
+        else:
+            sequence.leave(self.pool)
+            self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """It has ended, however: its memory goes back."""
-        (self.running if sequence in self.running else self.waiting).remove(sequence)
-        sequence.leave(self.pool)
+        """It has ended, however: its memory goes back. Nothing happens if it is not here."""
+        for row in (self.running, self.waiting):
+            if sequence in row:
+                row.remove(sequence)
+                sequence.leave(self.pool)
+                self.policy.ended(sequence)
 
     def plan(self) -> Plan:
         """The next step. Memory for it is taken; nothing else has happened yet."""
@@ -99,7 +106,7 @@ class Scheduler:
                 self._compute(sequence, plan)
         while self.waiting and len(self.running) < self.slots and plan.tokens < self.budget:
             sequence = min(self.waiting, key=self._rank)
-            if not self.policy.joins(self.running) or not self._start(sequence, plan):
+            if not self.policy.joins(sequence, self.running) or not self._start(sequence, plan):
                 break
         return plan
 
@@ -117,7 +124,7 @@ class Scheduler:
     def _count(self, sequence: Sequence, plan: Plan) -> int:
         """How many tokens of a sequence fit into the step."""
         missing = len(sequence.tokens) - sequence.computed
-        return min(self.budget - plan.tokens, missing + len(sequence.draft), self.chunk)
+        return min(self.budget - plan.tokens, min(missing, self.chunk) + len(sequence.draft))
 
     def _compute(self, sequence: Sequence, plan: Plan) -> None:
         """Put a running sequence into the plan, at the cost of others' memory if it must be."""
@@ -146,8 +153,9 @@ class Scheduler:
         """Let a waiting sequence run if there is memory for all of its tokens so far."""
         sequence.find(self.pool)
         count = self._count(sequence, plan)
+        promised = sum(map(self._missing, self.running))  # to those whose prompt comes in chunks
         try:
-            if self.pool.needed(len(sequence.tokens)) - len(sequence.table) > self.pool.free:
+            if self._missing(sequence) + promised > self.pool.free:
                 raise OutOfBlocks
             plan.copies += sequence.grow(self.pool, sequence.computed + count)
         except OutOfBlocks:
@@ -157,6 +165,10 @@ class Scheduler:
         self.running.append(sequence)
         plan.work.append(Work(sequence, sequence.computed, count))
         return True
+
+    def _missing(self, sequence: Sequence) -> int:
+        """Blocks that a sequence still needs for its tokens so far."""
+        return self.pool.needed(len(sequence.tokens)) - len(sequence.table)
 
     def _preempt(self, sequence: Sequence) -> None:
         sequence.leave(self.pool)

@@ -45,7 +45,8 @@ class Sequence:
             self.table.append(block)
         self.known = len(self.table)
         self.computed = len(self.table) * pool.size
-        self.cached = max(self.cached, min(self.computed, len(self.request.prompt)))
+        if not self.preempted:  # then it finds what it computed itself
+            self.cached = self.computed
 
     def grow(self, pool: BlockPool, end: int) -> list[tuple[int, int]]:
         """Make room for the tokens from `computed` to `end`; the blocks to copy, (from, to).
@@ -85,7 +86,9 @@ class Sequence:
     def fork(self, number: int, request: Request, pool: BlockPool) -> Sequence:
         """Another answer to the same prompt, which shares all blocks for now."""
         twin = Sequence(number, request)
-        twin.table, twin.computed, twin.known = list(self.table), self.computed, self.known
-        for block in self.table:
+        twin.computed = min(self.computed, len(twin.tokens) - 1)  # the last one's scores it needs
+        twin.table = self.table[: pool.needed(twin.computed)]
+        twin.known = min(self.known, twin.computed // pool.size)
+        for block in twin.table:
             pool.hold(block)
         return twin

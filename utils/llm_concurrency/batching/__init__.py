@@ -1,0 +1,1 @@
+"""Many requests in one pass, and the memory that this needs: batches, blocks, prefixes."""

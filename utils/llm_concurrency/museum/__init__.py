@@ -1,0 +1,1 @@
+"""Bugs of public engines to switch on, and the invariants that catch them."""
