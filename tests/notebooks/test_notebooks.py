@@ -222,4 +222,4 @@ def test_the_gate_lets_sound_notebooks_pass_and_stops_broken_ones(
     Path(SEGMENT).unlink(missing_ok=True)
     assert (done.returncode == 0) == passes, done.stdout
     assert ("3 passed" if passes else "1 failed, 2 passed") in done.stdout
-    assert ("left behind" in done.stdout) == (tags is LEAKS[1])
+    assert ("left behind: {" in done.stdout) == (tags is LEAKS[1])

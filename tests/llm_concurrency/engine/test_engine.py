@@ -281,3 +281,36 @@ def test_the_second_of_two_equal_prompts_is_cached(engine) -> None:
     assert first.result(WAIT) == second.result(WAIT)
     third = one.submit(Request(prompt, 5, how, seed=3))
     assert third.result(WAIT) == first.text and third.cached == 28 and first.cached == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline"])
+def test_a_policy_that_raises_at_the_end_leaves_nobody_waiting(engine, monkeypatch, how) -> None:
+    one = engine()
+
+    def wrong(sequence):
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(one.core.scheduler.policy, "ended", wrong)
+    deadline = 0.05 if how == "deadline" else None
+    hit = one.submit(Request([1], 150, ignore_end=True, deadline=deadline))
+    if how == "cancel":
+        next(iter(hit))
+        hit.cancel()
+    with pytest.raises((EngineFailed, DeadlinePassed)):
+        hit.result(20)
+    monkeypatch.undo()
+    assert len(one.submit(Request([2], 3, ignore_end=True)).result(20)) >= 0
+    assert one.pool.used == 0
+
+
+def test_a_defect_of_the_loop_ends_all_and_closes(engine, monkeypatch) -> None:
+    one = engine()
+    open_ = one.submit(Request([1], 150, ignore_end=True))
+    next(iter(open_))
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(one, "_drop_late", lambda: 1 / 0)
+    with pytest.raises(EngineFailed, match="ZeroDivisionError"):
+        open_.result(20)
+    one.close()
+    with pytest.raises(EngineClosed):
+        one.submit(Request([1], 1))

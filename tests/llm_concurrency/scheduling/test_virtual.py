@@ -44,7 +44,7 @@ def test_an_idle_engine_skips_to_the_next_arrival() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_request_is_served_and_all_memory_comes_back(name) -> None:
-    arrivals, plan = poisson(60, 4, seed=3), scheduler(POLICIES[name](), blocks=60)
+    arrivals, plan = poisson(60, 4, seed=3), scheduler(POLICIES[name](4), blocks=60)
     for sequence, (second, request) in zip(
         simulate(arrivals, plan, Cost(0.02, 0.001)), arrivals, strict=True
     ):

@@ -86,7 +86,7 @@ def run(
     """Admit sequences until memory is full, each of a random length."""
     tokens = room(MODELS[model], gib * GIB)
     dice = np.random.default_rng(0)
-    count = max(64, 4 * tokens // mean)
+    count = max(64, 4 * tokens // min(mean, context))
     spread = 0.8  # of the logarithm: many short ones, some very long
     drawn = dice.lognormal(np.log(mean) - spread**2 / 2, spread, count)
     lengths = tuple(int(length) for length in np.clip(drawn, 1, context).round())

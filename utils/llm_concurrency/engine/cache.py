@@ -43,7 +43,7 @@ class PagedCache:
 
 
 class Few:
-    """Sequences that all have the same small number of queries; attention block by block.
+    """Several sequences that have the same small number of queries; attention block by block.
 
     `rows` is their place among the step's tokens: sequences · queries of them.
     """
@@ -102,22 +102,30 @@ class Few:
 
 
 class Many:
-    """A chunk of one sequence's prompt: hundreds of queries, worth a copy of its keys."""
+    """One sequence alone: a chunk of its prompt, or the next token of the only one there is.
+
+    Hundreds of queries are worth a copy of the keys; and for a single sequence it is a small one.
+    """
 
     def __init__(self, work: Work, rows: slice, cache: PagedCache) -> None:
         self.rows = rows
         device, end = cache.keys.device, work.start + work.count
         table = work.sequence.table[: -(-end // cache.size)]
-        self._blocks, self._end = torch.tensor(table, device=device), end
+        row = table == list(range(table[0], table[0] + len(table)))  # next to each other already
+        self._blocks = slice(table[0], table[-1] + 1) if row else torch.tensor(table, device=device)
+        self._end, self._single = end, work.count == 1
         places = torch.arange(end, device=device)
         self._mask = places <= places[work.start :, None] if work.start else None
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """(rows, heads, dim), one layer's cache → (rows, heads · dim)."""
         keys, values = (
-            part.index_select(0, self._blocks).transpose(0, 1).flatten(1, 2)[None, :, : self._end]
+            part[self._blocks].transpose(0, 1).flatten(1, 2)[None, :, : self._end]
             for part in (keys, values)
         )  # (1, kv_heads, end, dim)
+        if self._single:  # it sees everything, so the heads of a group can be a group's queries
+            queries = queries.reshape(1, keys.shape[1], -1, keys.shape[3])
+            return functional.scaled_dot_product_attention(queries, keys, values).view(1, -1)
         mixed = functional.scaled_dot_product_attention(
             queries.transpose(0, 1)[None],
             keys,

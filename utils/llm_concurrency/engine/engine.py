@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 
+from utils.core import machine
 from utils.core.trace import Recorder, now
 from utils.llm.decoder import Decoder
 from utils.llm.tokens import Tokens
@@ -72,7 +73,7 @@ class Engine:
             proposer=proposer,
             recorder=recorder,
         )
-        self._threads = torch.get_num_threads() if threads is None else threads
+        self._threads = machine.cores() if threads is None else threads
         self._numbers = itertools.count()
         self._open: dict[int, tuple[Sequence, Answer, Text]] = {}  # only the loop's
         # Must be held to change or read `_inbox`, `_unwanted` and `_closing`.
@@ -140,22 +141,35 @@ class Engine:
 
     def _loop(self) -> None:
         torch.set_num_threads(self._threads)
-        while self._take():
-            self._drop_late()
-            if self.core.scheduler.idle:
-                continue
+        error: BaseException | None = None
+        try:
+            while self._take():
+                self._drop_late()
+                if not self.core.scheduler.idle:
+                    self._step()
+        except BaseException as raised:  # a defect of ours: still nobody waits for ever
+            error = raised
+            raise
+        finally:
+            with self._news:
+                self._closing = True
+                forgotten, self._inbox = self._inbox, []
+            for answer in forgotten:
+                answer.end("cancelled")
+            for number in list(self._open):
+                self._end(number, "failed" if error else "cancelled", error)
+
+    def _step(self) -> None:
+        try:
+            advances = self.core.step()
+        except Exception as error:
+            self._fail(error)
+            return
+        for advance in advances:
             try:
-                advances = self.core.step()
-            except Exception as error:
-                self._fail(error)
-                continue
-            for advance in advances:
-                try:
-                    self._deliver(advance)
-                except Exception as error:  # a token that stands for no text
-                    self._end(advance.sequence.number, "failed", error)
-        for number in list(self._open):
-            self._end(number, "cancelled")
+                self._deliver(advance)
+            except Exception as error:  # a token that stands for no text
+                self._end(advance.sequence.number, "failed", error)
 
     def _take(self) -> bool:
         """Take what came; wait if there is nothing to do. False: it is over."""
@@ -202,9 +216,12 @@ class Engine:
 
     def _end(self, number: int, reason: Reason, error: BaseException | None = None) -> None:
         sequence, answer, text = self._open.pop(number)
-        self.core.scheduler.remove(sequence)
-        if last := text.flush():
-            answer.write(last)
+        try:
+            self.core.scheduler.remove(sequence)
+            if last := text.flush():
+                answer.write(last)
+        except Exception as raised:  # a policy's; whoever waits must hear of it
+            reason, error = "failed", error or raised
         if error is not None:
             failed = EngineFailed(f"request {number}: {type(error).__name__}: {error}")
             failed.__cause__ = error

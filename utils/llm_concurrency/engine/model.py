@@ -83,18 +83,20 @@ class PagedModel:
             self._layers, self.cache.keys, self.cache.values, strict=True
         ):
             qkv = layer.qkv(self._norm(x)).view(len(x), -1, self.config.head_dim)
-            turned = torch.view_as_complex(qkv[:, : sum(heads[:2])].unflatten(-1, (-1, 2))) * turns
-            q, k = torch.view_as_real(turned).flatten(2).split(heads[:2], dim=1)
+            q, k, v = qkv.split(heads, dim=1)
+            turned = qkv[:, : -heads[2]].unflatten(-1, (-1, 2))  # queries and keys, in pairs
+            torch.view_as_complex(turned).mul_(turns)
             keys[step.blocks, :, step.offsets] = k
-            values[step.blocks, :, step.offsets] = qkv[:, sum(heads[:2]) :]
+            values[step.blocks, :, step.offsets] = v
             mixed = [part.attend(q[part.rows], keys, values) for part in step.parts]
-            x = x + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+            x += layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
             gate, up = layer.gate_up(self._norm(x)).chunk(2, dim=-1)
-            x = x + layer.down(functional.silu(gate) * up)
+            x += layer.down(functional.silu(gate).mul_(up))
         return x
 
     def _norm(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, x.shape[-1:], eps=self.config.eps)
+        # `functional.rms_norm` does the same in twice as many operations, here.
+        return x * x.square().mean(-1, keepdim=True).add_(self.config.eps).rsqrt_()
 
 
 class _Step:
@@ -108,15 +110,18 @@ class _Step:
         self.parts: list[Few | Many] = []
         for count, group in groupby(sorted(works, key=_count), key=_count):
             together = list(group)
+            if count < 1:
+                number = together[0].sequence.number
+                raise ValueError(f"request {number}: no token to compute, so no scores either")
             for one in together:
                 sequence, end = one.sequence, one.start + count
                 tokens += (sequence.tokens[one.start :] + sequence.draft)[:count]
                 places += range(one.start, end)
                 blocks += [sequence.table[place // cache.size] for place in range(one.start, end)]
                 ends[sequence.number] = len(tokens)
-                if count > FEW:
+                if count > FEW or len(together) == 1:
                     self.parts.append(Many(one, slice(len(tokens) - count, len(tokens)), cache))
-            if count <= FEW:
+            if count <= FEW and len(together) > 1:
                 rows = slice(len(tokens) - count * len(together), len(tokens))
                 self.parts.append(Few(together, rows, cache, config))
         wanted = [  # in the order of `works` again

@@ -23,12 +23,12 @@ from utils.llm_concurrency.engine.sequence import Sequence
 from utils.llm_concurrency.scheduling.load import BUSY, CALM, kind, poisson
 from utils.llm_concurrency.scheduling.virtual import Cost, simulate
 
-POLICIES: dict[str, Callable[[], FirstCome]] = {
+POLICIES: dict[str, Callable[[int], FirstCome]] = {  # for so many slots
     "static batches": Static,
-    "first come": FirstCome,
-    "shortest": Shortest,
-    "priority": Priority,
-    "fair share": FairShare,
+    "first come": lambda _: FirstCome(),
+    "shortest": lambda _: Shortest(),
+    "priority": lambda _: Priority(),
+    "fair share": lambda _: FairShare(),
 }
 GROUPS = {
     "short": lambda sequence: kind(sequence.request) == "short",
@@ -75,7 +75,7 @@ def orders(
         checkpoint(done, len(POLICIES), name)
         recorder = Recorder()
         scheduler = Scheduler(
-            BlockPool(1000, 16), POLICIES[name](), slots=slots, budget=max(budget, slots)
+            BlockPool(1000, 16), POLICIES[name](slots), slots=slots, budget=max(budget, slots)
         )
         cost = Cost(base / 1e3, token / 1e3)
         served[name] = simulate(poisson(requests, rate), scheduler, cost, recorder)
