@@ -1,9 +1,8 @@
 """The engine beside the engines people install: output tokens a second, in one run, by turns.
 
-Peers: transformers' `generate` in left-padded static batches of several sizes, its continuous
-batching (`generate_batch`), and llama.cpp with its own 4-bit file where `llama-cpp-python` is
-installed (it is no dependency of the course). All get the same prompts and lengths, greedy and
-with no early end, and as many threads as there are cores.
+Peers: transformers' `generate` in left-padded static batches of several sizes, and its continuous
+batching (`generate_batch`). All get the same prompts and lengths, greedy and with no early end, and
+as many threads as there are cores.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -62,7 +63,7 @@ def beside(name: str, batch: list[Request], peers: dict[str, Serve], cores: int)
     for way, values in rates.items():
         yield f"{name}, {way}: {statistics.median(values):.0f} output tokens/s"
     fastest = max(peers, key=lambda peer: statistics.median(rates[peer]))
-    for way in rates.keys() - peers.keys():
+    for way in (way for way in rates if way not in peers):
         ratio = statistics.median(a / b for a, b in zip(rates[way], rates[fastest], strict=True))
         yield f"{name}: {way} ÷ {fastest} = {ratio:.2f}"
 
@@ -105,12 +106,17 @@ class Ours(Engine):
         self.generate(batch, timeout=600)
 
 
+@cache
+def theirs() -> Any:
+    """transformers' model, which all its ways share."""
+    return AutoModelForCausalLM.from_pretrained(assets.path("smollm2"))
+
+
 class Generate:
     """transformers, static batches in order of length: each as long as its longest answer."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.model = AutoModelForCausalLM.from_pretrained(assets.path("smollm2"))
 
     def __call__(self, batch: list[Request]) -> None:
         ordered = sorted(batch, key=lambda request: request.limit)
@@ -123,7 +129,7 @@ class Generate:
         rows = [[2] * (longest - len(one.prompt)) + list(one.prompt) for one in batch]
         real = [[0] * (longest - len(one.prompt)) + [1] * len(one.prompt) for one in batch]
         limit = max(request.limit for request in batch)
-        self.model.generate(
+        theirs().generate(
             torch.tensor(rows), attention_mask=torch.tensor(real), do_sample=False,
             min_new_tokens=limit, max_new_tokens=limit, pad_token_id=2,
         )  # fmt: skip
@@ -131,10 +137,9 @@ class Generate:
 
 def generate_batch(batch: list[Request]) -> None:
     """transformers, continuous: it knows one limit for all, so every answer has the mean length."""
-    model = AutoModelForCausalLM.from_pretrained(assets.path("smollm2"))
     limit = round(statistics.mean(request.limit for request in batch))
     config = GenerationConfig(
         max_new_tokens=limit, do_sample=False, eos_token_id=-1, pad_token_id=2,
         num_blocks=1024, max_batch_tokens=512,
     )  # fmt: skip
-    model.generate_batch([list(one.prompt) for one in batch], generation_config=config)
+    theirs().generate_batch([list(one.prompt) for one in batch], generation_config=config)

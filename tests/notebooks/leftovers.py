@@ -4,7 +4,6 @@ Two cells are added to each notebook that nbval runs, before the first and after
 fails if something is there that was not there before. So one run of a chapter proves both.
 """
 
-import os
 import tempfile
 from collections import defaultdict
 
@@ -50,12 +49,9 @@ class Notebook(IPyNbFile):
 
     def setup(self):
         self._folder = tempfile.TemporaryDirectory(prefix="course-nbval-")
-        before = os.environ.get("TMPDIR")
-        os.environ["TMPDIR"] = self._folder.name
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", self._folder.name)
             super().setup()  # the kernel inherits it
-        finally:
-            os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
 
     def collect(self):
         cells = list(super().collect())

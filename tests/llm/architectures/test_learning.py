@@ -10,6 +10,7 @@ from utils.core.experiment import Cancelled, Control, controlled
 from utils.llm.architectures import chain, characters, dates, learning, race
 from utils.llm.architectures.networks import Encoder, EncoderDecoder, make
 from utils.llm.decoder import Decoder
+from utils.llm.language.texts import TextMissing
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def test_windows_are_pieces_of_the_text():
 
 def test_a_python_without_its_manual_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    with pytest.raises(characters.NoText, match="pydoc_data"):
+    with pytest.raises(TextMissing, match="pydoc_data"):
         characters.manual.__wrapped__()
 
 

@@ -248,7 +248,7 @@ def test_a_small_step_lowers_the_loss_as_the_gradient_says(steps) -> None:
     result = training.run(steps=steps)
     rate = float(training.RATES[0])
     assert result.change[0] == pytest.approx(-rate * result.slope, rel=0.05)
-    assert result.unseen[0] < 0  # what is learnt from one batch helps with another
+    assert result.elsewhere[0] < 0  # what is learnt from one batch helps with another
     assert result.change[-1] > 0  # and much too large a one does not
     assert len(result.chances) == len(training.SENTENCE)
     assert width(training.plot(result)) > 0

@@ -104,7 +104,7 @@ def run(
     prefills, decodes = [], []
     with intra_op(threads), torch.inference_mode():
         for turn in range(2):
-            checkpoint(turn, 2 + steps, "prefill")
+            checkpoint(turn, 3 + steps, "prefill")
             cache = Cache(model.config, 1, prompt + steps + 1)
             prefills.append(measure(model, tokens, cache))
         for step in range(steps + 1):

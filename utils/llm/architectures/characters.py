@@ -13,14 +13,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from utils.llm.language import texts
+
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 HIDDEN = len(ALPHABET)  # the token that BERT calls [MASK]
 SIZE = HIDDEN + 1
 PIECE = 2000  # characters
-
-
-class NoText(RuntimeError):
-    """This Python was installed without the text that is to be learnt."""
 
 
 def encode(text: str) -> Tensor:
@@ -75,9 +73,6 @@ def split(text: str) -> Text:
 
 @cache
 def manual() -> Text:
-    """What `help()` shows about the language. NoText: some systems package it apart."""
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise NoText("this Python lacks the module pydoc_data: install its full library") from error
+    """All topics of Python's manual, in the order of their names. TextMissing."""
+    topics = texts.manual()
     return split("\n".join(topics[name] for name in sorted(topics)))

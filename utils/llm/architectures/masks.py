@@ -82,14 +82,14 @@ def _changed(names: Sequence[str]) -> int:
 
 def minilm(text: str) -> Tensor:
     """The vector of each token of `text`, [CLS] and [SEP] included: (tokens, 384)."""
-    tokenizer, model = nlp._model()
+    tokenizer, model = nlp.minilm()
     with torch.inference_mode():
         ids = torch.tensor([tokenizer.encode(text).ids])
         return model(input_ids=ids).last_hidden_state[0]
 
 
 def minilm_tokens(text: str) -> tuple[str, ...]:
-    return tuple(nlp._model()[0].encode(text).tokens)
+    return tuple(nlp.minilm()[0].encode(text).tokens)
 
 
 def alike(vectors: Tensor, names: Sequence[str]) -> plots.Picture:

@@ -6,11 +6,9 @@ were written for this course, so no model can have seen them when it was trained
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import random
 import string
-from types import ModuleType
 
 from utils.llm import decoder
 
@@ -41,27 +39,31 @@ class TextMissing(LookupError):
     """A text that should come with Python does not."""
 
 
-def documentation() -> str:
-    """Half a megabyte of English about Python. TextMissing: this Python was installed without."""
+def manual() -> dict[str, str]:
+    """What `help()` shows about the language, by topic. TextMissing: some systems leave it out."""
     try:
-        topics: ModuleType = importlib.import_module("pydoc_data.topics")
+        from pydoc_data.topics import topics
     except ImportError as error:
         raise TextMissing(
             "this Python has no module pydoc_data.topics: install its whole standard library"
         ) from error
-    return "\n".join(
-        topics.topics[name] for name in ("execmodel", "exceptions", "import", "objects")
-    )
+    return topics
+
+
+def documentation() -> str:
+    """Four topics of the manual: English about how Python runs. TextMissing."""
+    topics = manual()
+    return "\n".join(topics[name] for name in ("execmodel", "exceptions", "import", "objects"))
 
 
 def corpus(seed: int = 0) -> dict[str, str]:
-    """Texts by kind, each long enough for 200 tokens."""
-    dice, manual = random.Random(seed), documentation()
-    shuffled = manual[:4000].split()
+    """Texts by kind, each of at least 160 tokens."""
+    dice, chapters = random.Random(seed), documentation()
+    shuffled = chapters[:4000].split()
     dice.shuffle(shuffled)
     return {
         "one sentence, repeated": "The ferry was late, so I bought a paper bag of plums. " * 40,
-        "Python's manual": manual,
+        "Python's manual": chapters,
         "Python code": inspect.getsource(decoder.Attention),
         "a diary": DIARY.replace("\n", " "),
         "the diary in German": GERMAN.replace("\n", " "),

@@ -66,7 +66,7 @@ class Step:
     before: float
     slope: float  # ‖g‖²
     change: np.ndarray  # of the batch's loss
-    unseen: np.ndarray  # of another batch's loss
+    elsewhere: np.ndarray  # of another batch's loss
     chances: tuple[float, ...]  # the model's probability of each byte of SENTENCE, before the step
 
 
@@ -90,7 +90,7 @@ def run(
             checkpoint(step, steps + len(RATES), "training")
             gradient(model, batch())
             optimizer.step()
-        rows, other, after, unseen = batch(), batch(), [], []
+        rows, other, after, elsewhere = batch(), batch(), [], []
         other_before, _ = gradient(model, other)
         before, slope = gradient(model, rows)
         for done, rate in enumerate(RATES):
@@ -100,7 +100,7 @@ def run(
                 for new, old in zip(moved.parameters(), model.parameters(), strict=True):
                     new -= rate * old.grad
                 after.append(loss_of(moved, rows).item())
-                unseen.append(loss_of(moved, other).item())
+                elsewhere.append(loss_of(moved, other).item())
         with torch.no_grad():
             known = torch.tensor([[*f"\n{SENTENCE}".encode()]])
             chances = model(known[:, :-1])[0].softmax(-1)
@@ -110,7 +110,7 @@ def run(
         before,
         slope,
         np.array(after) - before,
-        np.array(unseen) - other_before,
+        np.array(elsewhere) - other_before,
         tuple(chances),
     )
 
@@ -126,8 +126,8 @@ def plot(result: Step) -> plots.Picture:
     theory = -RATES * result.slope
     ax.plot(RATES, theory, color=plots.color("theory"), linestyle="--", label="theory: −η‖g‖²")
     ax.plot(RATES, result.change, "o-", color=plots.BLUE, label="this batch")
-    ax.plot(RATES, result.unseen, ".-", color=plots.GREEN, label="a batch it has not seen")
-    room = -min(result.change.min(), result.unseen.min(), -0.01)
+    ax.plot(RATES, result.elsewhere, ".-", color=plots.GREEN, label="another batch")
+    room = -min(result.change.min(), result.elsewhere.min(), -0.01)
     ax.set(xscale="log", ylim=(-1.5 * room, 1.5 * room))
     ax.set_xlabel("learning rate η of one more step", fontsize=9)
     ax.set_ylabel("change of loss (nats a byte)", fontsize=9)

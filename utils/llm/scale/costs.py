@@ -74,7 +74,7 @@ def flops(
     """Operations to put `new` tokens, that follow `past`, through the model, `batch` times.
 
     The head compares the last `scored` of them (default: all). Every product of a query with a key
-    counts, also those that the mask throws away: most kernels compute them.
+    counts, also those that an explicit mask throws away.
     """
     if new < 1 or past < 0 or batch < 1 or not 0 <= (scored or 0) <= new:
         raise ValueError(f"new={new}, past={past}, batch={batch}, scored={scored} make no step")

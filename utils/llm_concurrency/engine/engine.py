@@ -98,8 +98,7 @@ class Engine:
         """The answer, to be written. Rejected (TooLong): never. EngineClosed."""
         if request.length > self.config.context:
             raise TooLong(f"{request.length} tokens do not fit into {self.config.context}")
-        if request.length > (most := self.pool.count * self.pool.size):
-            raise TooLong(f"{request.length} tokens do not fit into a memory of {most}")
+        self.core.scheduler.check(request)
         if not all(0 <= token < self.config.vocabulary for token in request.prompt):
             raise Rejected(f"prompt: give tokens from 0 to {self.config.vocabulary - 1}")
         with self._news:

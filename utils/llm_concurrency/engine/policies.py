@@ -57,7 +57,7 @@ class Static(FirstCome):
 
 
 class Shortest(FirstCome):
-    """Shortest possible answer first; long ones may wait as long as shorter ones come."""
+    """Fewest tokens of prompt and answer first; long ones wait as long as shorter ones come."""
 
     def rank(self, sequence: Sequence) -> Any:
         return sequence.request.length, sequence.number

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from utils.llm_concurrency.engine.blocks import BlockPool, OutOfBlocks
 from utils.llm_concurrency.engine.policies import FirstCome
-from utils.llm_concurrency.engine.request import TooLong
+from utils.llm_concurrency.engine.request import Request, TooLong
 from utils.llm_concurrency.engine.sequence import Sequence
 
 
@@ -75,12 +75,14 @@ class Scheduler:
     def idle(self) -> bool:
         return not (self.waiting or self.running)
 
+    def check(self, request: Request) -> None:
+        """TooLong: the memory could never hold it. Any thread may ask."""
+        if request.length > (most := self.pool.count * self.pool.size):
+            raise TooLong(f"{request.length} tokens do not fit into a memory of {most}")
+
     def add(self, sequence: Sequence) -> None:
         """TooLong: it would not fit into the memory even alone."""
-        most = self.pool.count * self.pool.size
-        if sequence.request.length > most:
-            length = sequence.request.length
-            raise TooLong(f"{length} tokens do not fit into a memory of {most}")
+        self.check(sequence.request)
         self.policy.arrived(sequence)
         if sequence.table and len(self.running) < self.slots:  # a fork: it has memory, so it runs
             self.running.append(sequence)

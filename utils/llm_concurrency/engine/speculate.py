@@ -77,9 +77,9 @@ class DraftModel:
 
     def _mirror(self, sequence: Sequence) -> Sequence:
         """Our own copy of a sequence, with as much computed as is still true."""
-        mirror = self._mirrors.setdefault(
-            sequence.number, Sequence(sequence.number, sequence.request)
-        )
+        mirror = self._mirrors.get(sequence.number)
+        if mirror is None:
+            mirror = self._mirrors[sequence.number] = Sequence(sequence.number, sequence.request)
         pairs = enumerate(zip(mirror.tokens, sequence.tokens, strict=False))
         same = next((n for n, (ours, theirs) in pairs if ours != theirs), len(mirror.tokens))
         mirror.tokens = list(sequence.tokens)

@@ -152,7 +152,7 @@ def search(
 
 def encode(texts: tuple[str, ...] | list[str]) -> Tensor:
     """Unit vectors `[n, 384]`: the mean of each text's token vectors, normalised."""
-    tokenizer, model = _model()
+    tokenizer, model = minilm()
     tokens = [torch.tensor(tokenizer.encode(text).ids) for text in texts]
     ids = pad_sequence(tokens, batch_first=True)
     lengths = torch.tensor([len(one) for one in tokens])
@@ -171,7 +171,7 @@ def rank(queries: Tensor, known: Tensor, best: int = 3) -> np.ndarray:
 _loading = threading.Lock()
 
 
-def _model() -> tuple[Tokenizer, BertModel]:
+def minilm() -> tuple[Tokenizer, BertModel]:
     with _loading:
         return _loaded()
 
