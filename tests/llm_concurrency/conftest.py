@@ -97,16 +97,17 @@ class Truth:
         for one in scheduler.running:
             self.check(model, one.table, tuple(one.tokens[: one.computed]))
             for index in range(one.known):  # the full ones are found by their owner's tokens
-                assert pool._content.get(one.table[index]) is None or (
-                    pool._content[one.table[index]].tokens
-                    == tuple(one.tokens[index * pool.size : (index + 1) * pool.size])
-                )
+                if pool.known(one.table[index]):
+                    own = tuple(one.tokens[index * pool.size : (index + 1) * pool.size])
+                    assert pool._known[one.table[index]].content.tokens == own
         chains: dict[int, tuple[list[int], tuple[int, ...]]] = {NOTHING: ([], ())}
-        for block, content in sorted(pool._content.items(), key=lambda pair: pair[1].before):
+        for block, (content, identity) in sorted(
+            pool._known.items(), key=lambda pair: pair[1].content.before
+        ):
             if content.before in chains:  # otherwise what was before it is gone: never found
                 table, tokens = chains[content.before]
                 chain = [*table, block], (*tokens, *content.tokens)
-                chains[pool._identity[block]] = chain
+                chains[identity] = chain
                 self.check(model, *chain)
 
 

@@ -71,7 +71,7 @@ def rotation(positions: Tensor, config: Config, dtype: torch.dtype) -> tuple[Ten
     Pair i of a head turns by position · theta^(−2i/head_dim): early pairs fast, late ones slowly.
     A product of a query and a key then depends on how far apart they are, not on where.
     """
-    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    pairs = torch.arange(0, config.head_dim, 2, device=positions.device) / config.head_dim
     angles = positions[..., None].float() * config.rope_theta**-pairs
     angles = torch.cat([angles, angles], -1)  # number i and number i + head_dim/2 are a pair
     return angles.cos().to(dtype), angles.sin().to(dtype)
@@ -186,8 +186,8 @@ class Decoder(nn.Module):
         past = cache.length if cache is not None else 0
         end = past + x.shape[1]
         if real is None:
-            real = torch.ones(len(x), end, dtype=torch.bool)
-        places = torch.arange(end)
+            real = torch.ones(len(x), end, dtype=torch.bool, device=x.device)
+        places = torch.arange(end, device=x.device)
         visible = (places <= places[past:, None]) & real[:, None, None, :]
         visible = visible | (places == places[past:, None])  # padding sees itself: no empty softmax
         positions = (real.long().cumsum(-1) - 1).clamp(min=0)[:, None, past:]

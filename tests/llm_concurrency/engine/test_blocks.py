@@ -70,7 +70,7 @@ def test_the_longest_free_goes_first_and_a_beginning_stays_longest() -> None:
     pool.release(reversed(early))
     pool.release(reversed(late))
     assert [pool.allocate() for _ in range(4)] == [early[1], early[0], late[1], late[0]]
-    assert pool.find(range(7)) == [] and not pool._content
+    assert pool.find(range(7)) == [] and not pool._known
 
 
 def test_a_free_block_is_found_until_it_is_given_out_and_its_successors_with_it() -> None:
@@ -121,7 +121,7 @@ def test_random_lives_keep_the_books(seed) -> None:
         elif tables:
             pool.release(reversed(tables.pop(rng.randrange(len(tables)))))
         pool.check(tables)
-        content = pool._content.values()
+        content = [known.content for known in pool._known.values()]
         assert len({*content}) == len(content)
 
 
@@ -131,8 +131,8 @@ def test_random_lives_keep_the_books(seed) -> None:
         lambda pool, table: pool.holders.__setitem__(table[0], 2),
         lambda pool, table: pool._free.update({table[0]: None}),
         lambda pool, table: pool._free.pop(3),
-        lambda pool, table: pool._content.pop(table[0]),
-        lambda pool, table: pool._identity.pop(table[0]),
+        lambda pool, table: pool._known.pop(table[0]),
+        lambda pool, table: pool._block.clear(),
         lambda pool, table: table.append(table[0]),
         lambda pool, table: table.pop(),
     ],

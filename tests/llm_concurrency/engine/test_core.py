@@ -108,7 +108,7 @@ def test_a_runner_that_writes_half_and_fails_leaves_no_lie_in_the_prefix_cache(
     monkeypatch.setattr(runner, "run", wrong)
     with pytest.raises(OSError):
         serve(REQUESTS, before=served)
-    assert served.core.scheduler.pool.used == 0 and not served.core.scheduler.pool._content
+    assert served.core.scheduler.pool.used == 0 and not served.core.scheduler.pool._known
     monkeypatch.setattr(runner, "run", right)
     assert serve(REQUESTS, before=served).tokens == [alone(one) for one in REQUESTS]
 

@@ -1,10 +1,13 @@
 """The thread that computes: submit, stream, cancel, close, fail; and what is left after it."""
 
 import asyncio
+import copy
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 
 from utils.llm.sampling import Sampling
 from utils.llm_concurrency.engine.engine import Engine
@@ -64,6 +67,20 @@ def test_answers_are_the_plain_loop_s(engine, alone, letters) -> None:
         assert answer.text == answer.result() == "".join(answer) == text
         assert answer.ended in ("stop", "length") and answer.logprobs == []
         assert answer.submitted <= answer.times[0] <= answer.times[-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="platform: torch finds no GPU here")
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)])
+def test_a_gpu_gives_the_same_tokens(tiny, letters, alone, sampling) -> None:
+    requests = [replace(request, sampling=sampling) for request in REQUESTS]
+    with Engine(copy.deepcopy(tiny).cuda(), letters, blocks=60, size=4, chunk=5) as there:
+        for answer in there.generate(requests, WAIT):
+            assert answer.tokens == plain(alone, letters, answer.request)
+
+
+def test_a_time_limit_is_for_all_together(engine) -> None:
+    with pytest.raises(TimeoutError):
+        engine().generate([Request(range(9), 180, ignore_end=True)] * 3, timeout=0)
 
 
 def test_the_end_token_is_no_text(tiny, letters, alone) -> None:

@@ -1,5 +1,6 @@
 """The decoder laid out for speed: the scores of chapter 5's, however the work is cut."""
 
+import copy
 import random
 
 import pytest
@@ -33,14 +34,25 @@ def test_scores_are_the_decoder_s_for_any_cut(tiny, size, seed) -> None:
             for one in rng.sample(left, rng.randrange(1, len(left) + 1))
         ]
         scores = model.scores(works)
-        assert len(scores) == sum(work.scores for work in works)
+        assert len(scores) == sum(work.rows for work in works)
         row = 0
         for work in works:
-            if work.scores:
+            if work.rows:
                 right = tiny(torch.tensor([work.sequence.tokens]))[0, -1]
                 torch.testing.assert_close(scores[row], right, rtol=0, atol=1e-9)
                 row += 1
             work.sequence.advance(pool, work.count)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_fewer_bits_round_the_scores_and_no_more(tiny, dtype) -> None:
+    pool, sequence = BlockPool(10, 4), Sequence(0, Request(range(40)))
+    model = PagedModel(copy.deepcopy(tiny).to(dtype), 10, 4)
+    scores = model.scores([work_on(pool, sequence, 40)])[0]
+    right = tiny(torch.tensor([sequence.tokens]))[0, -1]
+    assert scores.dtype == dtype
+    # Each layer rounds a handful of times: some 30 roundings, which mostly cancel out.
+    assert (scores - right).norm() < 30 * torch.finfo(dtype).eps * right.norm()
 
 
 @pytest.mark.parametrize("guesses", [1, FEW - 1, FEW, FEW + 3])

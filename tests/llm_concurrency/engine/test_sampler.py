@@ -43,7 +43,7 @@ def test_guesses_are_accepted_up_to_the_first_wrong_one(draft, tokens, penalty) 
 def test_rows_belong_to_their_sequences_and_a_chunk_in_between_has_none() -> None:
     chunk = Work(Sequence(1, Request(range(9))), 0, 4)
     works = [one(0, [2]), chunk, one(2)]
-    assert [work.scores for work in works] == [2, 0, 1]
+    assert [work.rows for work in works] == [2, 0, 1]
     drawn = draw(works, scores_for(2, 3, 5))
     assert [each.tokens for each in drawn] == [[2, 3], [], [5]]
 

@@ -19,7 +19,7 @@ def go(scheduler: Scheduler) -> dict[int, int]:
     """One step without a model: how many tokens of each were in it."""
     plan = scheduler.plan()
     for work in plan.work:
-        if work.scores:
+        if work.rows:
             work.sequence.draft = []
             work.sequence.tokens.append(0)
             work.sequence.advance(scheduler.pool, len(work.sequence.tokens) - 1 - work.start)

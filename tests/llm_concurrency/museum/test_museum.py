@@ -59,7 +59,7 @@ def test_the_engine_s_own_check_does_not_see_a_stale_entry() -> None:
 
     def check(pool, texts) -> None:
         calls.append(pool)
-        assert pool._block == {content: block for block, content in pool._content.items()}
+        assert pool._block == {known.content: block for block, known in pool._known.items()}
 
     exhibit = bugs.EXHIBITS["stale entry"]
     seen = visit.walk("mine", exhibit.pool(exhibit.blocks, 4), exhibit.visitors(4), check)

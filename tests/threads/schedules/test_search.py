@@ -686,6 +686,7 @@ def test_errors_of_locks_are_those_of_threading() -> None:
 
 def test_a_long_schedule_replays_in_one_go() -> None:
     report = schedules.check(polite, operations=2_000, seconds=60)
+    assert report.failure is not None, str(report)
     again = schedules.replay(polite, report.failure.schedule, operations=2_000)
     assert again.kind == "livelock" and len(str(report)) < 500 < len(again.schedule)
 

@@ -32,6 +32,13 @@ class Content(NamedTuple):
     tokens: tuple[int, ...]
 
 
+class Known(NamedTuple):
+    """A content and a number for it, never used twice: what the content behind it names."""
+
+    content: Content
+    identity: int
+
+
 class BlockPool:
     """Blocks with a count of their holders; those that nobody holds are given out again.
 
@@ -45,9 +52,8 @@ class BlockPool:
         self.count, self.size, self._sharing = count, size, share
         self.holders = [0] * count
         self._free = dict.fromkeys(range(count))  # in the order in which they became free
-        self._content: dict[int, Content] = {}  # of a block
+        self._known: dict[int, Known] = {}  # of a block
         self._block: dict[Content, int] = {}  # the other way round
-        self._identity: dict[int, int] = {}  # of a block's content; never used twice
         self._identities = NOTHING
 
     @property
@@ -93,12 +99,12 @@ class BlockPool:
 
         That is another one if somebody has computed the same meanwhile: the table's own goes back.
         """
-        block, before = (
-            table[index],
-            NOTHING if index == 0 else self._identity.get(table[index - 1]),
-        )
-        if not self._sharing or before is None or block in self._content:
+        block = table[index]
+        if not self._sharing or self.known(block):
             return block
+        if index and not self.known(table[index - 1]):
+            return block
+        before = self._known[table[index - 1]].identity if index else NOTHING
         start = index * self.size
         content = Content(before, tuple(tokens[start : start + self.size]))
         if (twin := self._block.get(content)) is not None:
@@ -106,8 +112,7 @@ class BlockPool:
             self.release([block])
             return twin
         self._identities += 1
-        self._content[block], self._block[content] = content, block
-        self._identity[block] = self._identities
+        self._known[block], self._block[content] = Known(content, self._identities), block
         return block
 
     def find(self, tokens: Sequence[int]) -> list[int]:
@@ -121,17 +126,17 @@ class BlockPool:
             block = self._block.get(Content(before, tuple(tokens[start : start + self.size])))
             if block is None:
                 break
-            before = self._identity[block]
+            before = self._known[block].identity
             found.append(block)
         return found
 
     def known(self, block: int) -> bool:
         """Whether the block's content could be found."""
-        return block in self._content
+        return block in self._known
 
     def _forget(self, block: int) -> None:
-        if (content := self._content.pop(block, None)) is not None:
-            del self._block[content], self._identity[block]
+        if (known := self._known.pop(block, None)) is not None:
+            del self._block[known.content]
 
     # ── The invariants ────────────────────────────────────────────────────────────────────────
 
@@ -142,6 +147,5 @@ class BlockPool:
             assert held[block] == count, f"block {block}: {held[block]} tables, {count} holders"
             assert (count == 0) == (block in self._free), f"block {block} is both held and free"
         assert self.free + self.used == self.count
-        assert self._block == {content: block for block, content in self._content.items()}
-        assert self._content.keys() == self._identity.keys()
+        assert self._block == {known.content: block for block, known in self._known.items()}
         assert all(len(content.tokens) == self.size for content in self._block)

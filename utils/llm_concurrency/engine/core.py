@@ -104,9 +104,10 @@ class Core:
             sequence.advance(pool, work.count)
             self.scheduler.policy.computed(sequence, work.count)
             return Advance(sequence, drawn, None)
-        self.drafted += len(sequence.draft)
-        self.accepted += len(drawn.tokens) - 1
+        right = len(drawn.tokens) - 1  # guesses; the last token is the model's own
         drawn = self._until_end(sequence, drawn)
+        self.drafted += len(sequence.draft)
+        self.accepted += min(right, len(drawn.tokens))
         sequence.draft = []
         sequence.tokens += drawn.tokens
         sequence.times += [time] * len(drawn.tokens)

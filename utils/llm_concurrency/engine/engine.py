@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -111,13 +112,14 @@ class Engine:
         return answer
 
     def generate(self, requests: Iterable[Request], timeout: float | None = None) -> list[Answer]:
-        """Submit all, wait for all; if one fails or takes over `timeout` s, cancel the rest."""
+        """Submit all, wait for all; if one fails or `timeout` s are over, cancel the rest."""
         answers: list[Answer] = []
+        end = None if timeout is None else time.monotonic() + timeout
         try:
             for request in requests:
                 answers.append(self.submit(request))
             for answer in answers:
-                answer.result(timeout)
+                answer.result(None if end is None else max(0, end - time.monotonic()))
         except BaseException:
             for answer in answers:
                 answer.cancel()

@@ -65,13 +65,14 @@ class PagedModel:
         self._layers = [_Layer(block, config, layout) for block in decoder.layers]
         self._head = layout(decoder.lm_head.weight * decoder.norm.weight)
         self.cache = PagedCache(config, count, size, embedding.dtype, embedding.device)
-        cos, sin = rotation(torch.arange(config.context), config, embedding.dtype)
+        exact = torch.promote_types(embedding.dtype, torch.float32)  # no complex number has 16 bits
+        cos, sin = rotation(torch.arange(config.context), config, exact)
         half = config.head_dim // 2
         self._turns = torch.complex(cos[:, :half], sin[:, :half]).to(embedding.device)
 
     @torch.inference_mode()
     def scores(self, works: Row[Work]) -> Tensor:
-        """Scores for the next token, (rows, vocabulary): `Work.scores` rows for each work."""
+        """Scores for the next token, (rows, vocabulary): `Work.rows` rows for each work."""
         step = _Step(works, self.cache, self.config)
         return self._head(self._norm(self._run(step)[step.wanted]))
 
@@ -84,8 +85,7 @@ class PagedModel:
         ):
             qkv = layer.qkv(self._norm(x)).view(len(x), -1, self.config.head_dim)
             q, k, v = qkv.split(heads, dim=1)
-            turned = qkv[:, : -heads[2]].unflatten(-1, (-1, 2))  # queries and keys, in pairs
-            torch.view_as_complex(turned).mul_(turns)
+            _turn(qkv[:, : -heads[2]], turns)
             keys[step.blocks, :, step.offsets] = k
             values[step.blocks, :, step.offsets] = v
             mixed = [part.attend(q[part.rows], keys, values) for part in step.parts]
@@ -96,7 +96,16 @@ class PagedModel:
 
     def _norm(self, x: Tensor) -> Tensor:
         # `functional.rms_norm` does the same in twice as many operations, here.
-        return x * x.square().mean(-1, keepdim=True).add_(self.config.eps).rsqrt_()
+        squares = x.float().square() if x.itemsize == 2 else x.square()
+        return x * squares.mean(-1, keepdim=True).add_(self.config.eps).rsqrt_().to(x.dtype)
+
+
+def _turn(x: Tensor, turns: Tensor) -> None:
+    """Rotate queries and keys where they are: (tokens, heads, head_dim), pairs side by side."""
+    wide = x.float() if x.itemsize == 2 else x
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(turns)
+    if wide is not x:
+        x.copy_(torch.view_as_real(pairs).flatten(-2))
 
 
 class _Step:
@@ -125,7 +134,7 @@ class _Step:
                 rows = slice(len(tokens) - count * len(together), len(tokens))
                 self.parts.append(Few(together, rows, cache, config))
         wanted = [  # in the order of `works` again
-            ends[one.sequence.number] - back for one in works for back in range(one.scores, 0, -1)
+            ends[one.sequence.number] - back for one in works for back in range(one.rows, 0, -1)
         ]
         self.tokens, self.places, self.blocks, self.wanted = (
             torch.tensor(numbers, dtype=torch.long, device=cache.keys.device)

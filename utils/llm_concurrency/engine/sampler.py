@@ -31,13 +31,13 @@ class Drawn(NamedTuple):
 
 @torch.inference_mode()
 def draw(works: Row[Work], scores: Tensor) -> list[Drawn]:
-    """What each sequence goes on with, from `Work.scores` rows for each: (rows, vocabulary)."""
+    """What each sequence goes on with, from `Work.rows` rows for each: (rows, vocabulary)."""
     best = scores.argmax(-1).tolist()
     drawn, row = [], 0
     for work in works:
-        mine = slice(row, row + work.scores)
+        mine = slice(row, row + work.rows)
         row = mine.stop
-        tokens = _tokens(work.sequence, scores[mine], best[mine]) if work.scores else []
+        tokens = _tokens(work.sequence, scores[mine], best[mine]) if work.rows else []
         drawn.append(Drawn(tokens, _logprobs(work.sequence, scores[mine], tokens)))
     return drawn
 
@@ -51,7 +51,9 @@ def _tokens(sequence: Sequence, scores: Tensor, best: list[int]) -> list[int]:
             right += 1
         return best[: right + 1]
     tokens: list[int] = []
-    for line, guess in zip(scores, [*sequence.draft, None], strict=True):
+    # On the processor, whose dice they are: a seed gives the same on every device.
+    lines = scores.to("cpu", torch.promote_types(scores.dtype, torch.float32))
+    for line, guess in zip(lines, [*sequence.draft, None], strict=True):
         chances = probabilities(line, how, [*sequence.tokens, *tokens])
         tokens.append(int(torch.multinomial(chances, 1, generator=sequence.dice)))
         if tokens[-1] != guess:
@@ -62,5 +64,5 @@ def _tokens(sequence: Sequence, scores: Tensor, best: list[int]) -> list[int]:
 def _logprobs(sequence: Sequence, scores: Tensor, tokens: list[int]) -> list[float]:
     if not (sequence.request.logprobs and tokens):
         return []
-    lines = scores[: len(tokens)].log_softmax(-1)
-    return lines.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
+    lines = scores[: len(tokens)].log_softmax(-1, torch.promote_types(scores.dtype, torch.float32))
+    return lines.gather(1, torch.tensor(tokens, device=lines.device)[:, None])[:, 0].tolist()

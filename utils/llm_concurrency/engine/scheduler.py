@@ -27,8 +27,8 @@ class Work(NamedTuple):
     count: int
 
     @property
-    def scores(self) -> int:
-        """How many of the last positions need scores: none if more of the prompt is to come."""
+    def rows(self) -> int:
+        """Of how many of the last positions scores are wanted: none if more prompt is to come."""
         missing = len(self.sequence.tokens) - self.start
         return max(0, self.count - missing + 1)
 
@@ -100,20 +100,17 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next step. Memory for it is taken; nothing else has happened yet."""
-        plan = Plan()
+        plan, rank = Plan(), self.policy.rank
         self._limit_drafts()
         # Who generates goes first: a chunk of somebody's prompt must not make others stutter.
-        for sequence in sorted(self.running, key=lambda one: (not one.decoding, self._rank(one))):
+        for sequence in sorted(self.running, key=lambda one: (not one.decoding, rank(one))):
             if sequence in self.running:  # and not preempted for one before it
                 self._compute(sequence, plan)
         while self.waiting and len(self.running) < self.slots and plan.tokens < self.budget:
-            sequence = min(self.waiting, key=self._rank)
+            sequence = min(self.waiting, key=rank)
             if not self.policy.joins(sequence, self.running) or not self._start(sequence, plan):
                 break
         return plan
-
-    def _rank(self, sequence: Sequence) -> object:
-        return self.policy.rank(sequence)
 
     def _limit_drafts(self) -> None:
         """Guesses get what the budget has to spare when everybody has a token of their own."""
@@ -130,20 +127,16 @@ class Scheduler:
 
     def _compute(self, sequence: Sequence, plan: Plan) -> None:
         """Put a running sequence into the plan, at the cost of others' memory if it must be."""
-        count = self._count(sequence, plan)
-        if not count:
-            return
         planned = {work.sequence for work in plan.work}
-        while True:
+        while count := self._count(sequence, plan):
             try:
                 plan.copies += sequence.grow(self.pool, sequence.computed + count)
             except OutOfBlocks:
                 if sequence.draft:  # a guess is not worth anybody's memory
                     sequence.draft.clear()
-                    count = 1
                     continue
                 candidates = [one for one in self.running if one not in planned]
-                victim = max(candidates, key=self._rank)
+                victim = max(candidates, key=self.policy.rank)
                 self._preempt(victim)
                 if victim is sequence:
                     return

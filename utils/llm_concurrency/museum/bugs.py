@@ -25,7 +25,7 @@ class NothingLeft(BlockPool):
             block = self._block.get(Content(before, tuple(tokens[start : start + self.size])))
             if block is None:
                 break
-            before = self._identity[block]
+            before = self._known[block].identity
             found.append(block)
         return found
 
@@ -50,7 +50,7 @@ class NeverForgets(BlockPool):
     """
 
     def _forget(self, block: int) -> None:
-        pass  # right: take the block out of `_content`, `_block` and `_identity`
+        pass  # right: take the block out of `_known`, and its content out of `_block`
 
 
 class HashOnly(BlockPool):

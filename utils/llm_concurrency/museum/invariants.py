@@ -68,8 +68,8 @@ def counted(scheduler: Scheduler) -> None:
 
 def entries(pool: BlockPool, texts: dict[tuple[int, int], Text]) -> None:
     """A block that the prefix cache knows holds the tokens that it is known for."""
-    for block, content in pool._content.items():
-        assert texts[block, pool.size - 1][-pool.size :] == content.tokens
+    for block, known in pool._known.items():
+        assert texts[block, pool.size - 1][-pool.size :] == known.content.tokens
 
 
 def own(plan: Plan, shadow: Shadow) -> None:

@@ -46,7 +46,7 @@ class VirtualRunner:
 
     def run(self, plan: Plan) -> list[Drawn]:
         self.time += round(1e9 * self.cost(plan))
-        return [Drawn([0] if work.scores else [], []) for work in plan.work]
+        return [Drawn([0] if work.rows else [], []) for work in plan.work]
 
 
 def simulate(
