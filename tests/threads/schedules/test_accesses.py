@@ -1,8 +1,11 @@
 """Which instructions count as accesses, and whose they are taken to be."""
 
 import linecache
+import threading
+import types
 
 from utils.threads.schedules.accesses import functions, stored, table
+from utils.threads.schedules.probe import Probe
 from utils.threads.schedules.races import Clock, Place, Races
 
 
@@ -114,3 +117,16 @@ def test_other_objects_do_not_race_but_unknown_ones_may() -> None:
     assert races.visit(Place("items", 2, True), 1, other, (2, 0)) == set()
     assert races.visit(Place("items", None, True), 1, other, (2, 2)) == {(1, 0), (2, 2)}
     assert races.visit(Place("items", 7, False), 0, one, (1, 2)) == {(1, 2), (2, 2)}
+
+
+def test_an_attribute_stored_elsewhere_makes_no_global_of_the_program_a_variable() -> None:
+    """Else every module's `self.time = …` doubles the schedules of whoever calls `time.sleep`."""
+    elsewhere = types.ModuleType("elsewhere")
+    exec("def keep(self): self.time = self.queue = 0", vars(elsewhere))
+
+    def program() -> None:
+        threading.queue = None
+
+    probe = Probe(program, [vars(elsewhere)])
+    assert {"time", "queue"} <= probe.stored
+    assert "time" not in probe.variables and "queue" in probe.variables

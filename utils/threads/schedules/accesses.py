@@ -75,12 +75,14 @@ def table(code: types.CodeType, variables: Set[str]) -> dict[int, Access]:
     return {offset: access for offset, access in accesses.items() if access is not None}
 
 
-def stored(code: types.CodeType) -> set[str]:
-    """Attributes and globals that `code` assigns: those that nobody assigns are constants."""
-    return {step.argval for step in dis.get_instructions(code) if step.opname in _STORES}
+def stored(code: types.CodeType, attributes: bool = True) -> set[str]:
+    """Globals (and attributes) that `code` assigns: those that nobody assigns are constants."""
+    stores = _GLOBAL_STORES | _ATTRIBUTE_STORES if attributes else _GLOBAL_STORES
+    return {step.argval for step in dis.get_instructions(code) if step.opname in stores}
 
 
-_STORES = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"}
+_GLOBAL_STORES = {"STORE_GLOBAL", "DELETE_GLOBAL"}
+_ATTRIBUTE_STORES = {"STORE_ATTR", "DELETE_ATTR"}
 
 
 def functions(names: Mapping[str, Any]) -> Iterator[types.CodeType]:

@@ -26,19 +26,29 @@ _PRIMITIVES = {"Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier",
 
 class Probe:
     """The code that is explored: all that belongs to `home`, the program's module, and to those of
-    the primitives. `stored` are the attributes and globals that any of it assigns."""
+    the primitives. `stored` are the attributes and globals that any of it assigns; `variables` the
+    globals. Only the program may assign another module's, as an attribute: somewhere in so much
+    code there is a `self.time = …`, and yet `time` is a module everywhere."""
 
     def __init__(self, program: Callable[[], object], followed: list[dict[str, Any]]) -> None:
         self.home: dict[str, Any] = program.__globals__  # type: ignore[attr-defined]
         self._followed = {id(names): names for names in (self.home, *followed)}
         self._tables: dict[int, tuple[types.CodeType, dict[int, Access]]] = {}
         self.stored: set[str] = set()
+        self.variables: set[str] = set()
         self.grown = False  # code was met that the search did not know of before
-        known = [code for names in followed for code in functions(names)]
-        known += [*functions(self.home), *nested(program.__code__)]  # type: ignore[attr-defined]
-        self._known = {id(code): code for code in known if not self._excluded(code)}
-        for code in self._known.values():
+        self._known: dict[int, types.CodeType] = {}
+        for names in followed:
+            for code in functions(names):
+                self._add(code, names)
+        for code in (*functions(self.home), *nested(program.__code__)):  # type: ignore[attr-defined]
+            self._add(code, self.home)
+
+    def _add(self, code: types.CodeType, names: dict[str, Any]) -> None:
+        if not self._excluded(code):
+            self._known[id(code)] = code
             self.stored |= stored(code)
+            self.variables |= stored(code, attributes=names is self.home)
 
     @staticmethod
     def _excluded(code: types.CodeType) -> bool:
@@ -55,8 +65,7 @@ class Probe:
             return True
         if id(names) not in self._followed or self._excluded(code):
             return False
-        self._known[id(code)] = code
-        self.stored |= stored(code)
+        self._add(code, names)
         self._tables.clear()  # they were made with fewer variables
         self.grown = True
         return True
@@ -64,7 +73,7 @@ class Probe:
     def accesses(self, code: types.CodeType) -> dict[int, Access]:
         """Where `code` is to be stopped."""
         if id(code) not in self._tables:
-            self._tables[id(code)] = (code, table(code, self.stored))
+            self._tables[id(code)] = (code, table(code, self.variables))
         return self._tables[id(code)][1]
 
     @contextmanager
